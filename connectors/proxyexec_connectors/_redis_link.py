@@ -1,0 +1,250 @@
+"""How the Redis connector talks to its server: URLs, connections, retries, errors.
+
+A :class:`Link` runs lists of commands and knows nothing of objects or sessions. Errors of
+redis-py end here; what leaves is a :class:`~proxyexec_connectors.errors.ConnectorError` that
+never holds a password.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from redis import BlockingConnectionPool, Redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.retry import Retry
+
+from proxyexec_connectors.errors import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorFullError,
+    ConnectorUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Command: TypeAlias = tuple[bytes | str | int | memoryview, ...]
+
+# redis-py reads 32 KiB at a time, which takes twice as long for big objects.
+_READ_BYTES = 256 << 10
+
+# Attempts wait 0.1, 0.2, 0.4, 0.8 and 1 second for each other.
+_RETRIES = 5
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+
+
+class Options(NamedTuple):
+    """What can be chosen for a connector, as arguments or in its URL's query."""
+
+    ttl: float = 3600.0
+    grace: float = 60.0
+    max_connections: int = 16
+    timeout: float = 30.0
+
+
+class Place:
+    """What a Redis URL names: how to connect, and how to speak of it without its secrets.
+
+    Raises:
+        ValueError: the URL cannot be read, or has an option in its query that nobody knows.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            settings = parse_url(url)
+        except ValueError:
+            # Not chained: the message may quote a piece of an unescaped password.
+            raise ValueError(
+                f"a {url.partition(':')[0]}:// URL could not be read: an option in its query is "
+                "no number, or its password has a character that must be percent-encoded"
+            ) from None
+        self.given = url
+        self.session: str | None = settings.pop("session", None)
+        self._options = {name: settings.pop(name) for name in Options._fields if name in settings}
+        self.settings: dict[str, Any] = settings
+        self.password: str | None = settings.get("password")
+        user = settings.get("username")
+        login = f"{quote(user, safe='')}@" if user else ""
+        if parts.scheme == "unix":
+            self.public = f"unix://{login}{quote(unquote(parts.path))}?db={settings.get('db', 0)}"
+        else:
+            host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+            host = f"[{host}]" if ":" in host else host
+            self.public = f"{parts.scheme}://{login}{host}:{port}/{settings.get('db', 0)}"
+        # An address repeats what is needed to connect, and nothing that could be a secret.
+        self._repeated = [
+            (name, value)
+            for name, value in parse_qsl(parts.query)
+            if name.startswith("ssl_") and name not in {"ssl_password", "ssl_ca_data"}
+        ]
+        for name in settings:
+            if name not in _SETTINGS and not name.startswith(("ssl_", "socket_")):
+                raise ValueError(f"unknown option {name!r} in the query of {self.public}")
+
+    def with_options(self, options: Options) -> Options:
+        """``options``, with those from the URL's query in their place."""
+        chosen = options._replace(**self._options)
+        chosen = chosen._replace(ttl=float(chosen.ttl), grace=float(chosen.grace))
+        if min(chosen) <= 0:
+            raise ValueError(f"every option of {self.public} must be above zero: {chosen}")
+        return chosen
+
+    def address(self, session: str, options: Options) -> str:
+        """The URL of one session in this place, without a password."""
+        named = [("session", session), *options._asdict().items(), *self._repeated]
+        return f"{self.public}{'&' if '?' in self.public else '?'}{urlencode(named)}"
+
+
+_SETTINGS = {
+    *("connection_class", "host", "port", "path", "db", "username", "password"),
+    *("client_name", "health_check_interval"),
+}
+
+
+class Packer:
+    """Commands as lists of buffers to send; a memoryview is sent from where it lies.
+
+    redis-py's packer for hiredis joins a command into one string, which copies every frame.
+    """
+
+    def pack(self, *command: bytes | str | float | memoryview) -> list[bytes | memoryview]:
+        """Write ``command`` in the Redis protocol, its memoryviews being left as they are."""
+        # redis-py writes some of its own commands as one string of two words.
+        command = (*str(command[0]).split(), *command[1:])
+        buffers: list[bytes | memoryview] = []
+        head = [b"*%d\r\n" % len(command)]
+        for word in command:
+            if isinstance(word, memoryview):
+                head.append(b"$%d\r\n" % word.nbytes)
+                buffers += (b"".join(head), word)
+                head = [b"\r\n"]
+            else:
+                raw = word if isinstance(word, bytes) else str(word).encode()
+                head.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+        buffers.append(b"".join(head))
+        return buffers
+
+
+class Link:
+    """A bounded set of connections to one place, for any number of threads."""
+
+    def __init__(self, place: Place, options: Options) -> None:
+        self.place = place
+        self.closed = False
+        self._options = options
+        # Attempts are repeated in run() and not by redis-py as well, or they would multiply.
+        self._retry = Retry(ExponentialBackoff(_LONGEST_WAIT, _FIRST_WAIT), _RETRIES)
+        self.renew()
+        _links.add(self)
+
+    def renew(self) -> None:
+        """Start again with no connection; none is made before the first command."""
+        self._pool: Any = BlockingConnectionPool(
+            **{
+                # Nothing here needs the types of protocol 3.
+                "protocol": 2,
+                "command_packer": Packer(),
+                "retry": Retry(NoBackoff(), 0),
+                "max_connections": self._options.max_connections,
+                "timeout": self._options.timeout,
+                "socket_timeout": self._options.timeout,
+                "socket_connect_timeout": self._options.timeout,
+                "socket_read_size": _READ_BYTES,
+                **self.place.settings,
+            }
+        )
+        self._client: Any = Redis(connection_pool=self._pool)
+
+    def run(
+        self,
+        commands: Sequence[Command],
+        *,
+        atomic: bool = False,
+        needed: int = 0,
+        raw: bool = False,
+        patient: bool = True,
+    ) -> list[Any]:
+        """Send ``commands`` in one go and return their replies.
+
+        Args:
+            commands: the commands, which must bear being sent twice.
+            atomic: run all of them, with nobody else's between them, or none.
+            needed: bytes that they store, for the error that says that there is no room.
+            raw: leave refusals of single commands among the replies.
+            patient: try again, with growing waits, when the server does not answer.
+        """
+
+        def before_retry(error: Exception) -> None:
+            if not patient or isinstance(error, AuthenticationError):
+                raise error
+
+        try:
+            replies = self._retry.call_with_retry(
+                lambda: self._attempt(commands, atomic), before_retry
+            )
+        except (RedisError, OSError) as error:
+            raise self._translated(error, needed) from error
+        refused = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if refused and not raw:
+            raise self._translated(refused[0], needed) from refused[0]
+        return replies
+
+    def _attempt(self, commands: Sequence[Command], atomic: bool) -> list[Any]:
+        if self.closed:
+            raise ConnectorClosedError(self.place.public)
+        try:
+            with self._client.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = pipeline.execute(raise_on_error=False)
+                return replies
+        except Exception as error:
+            # redis-py does not expect to find a connection closed by another thread, and may
+            # stumble over it with an error of any kind.
+            if self.closed:
+                raise ConnectorClosedError(self.place.public) from error
+            raise
+        finally:
+            # close() may have come before this attempt had taken its connection.
+            if self.closed:
+                self._pool.disconnect()
+
+    def close(self) -> None:
+        """Drop all connections; commands that still run in other threads fail."""
+        self.closed = True
+        self._pool.disconnect()
+
+    def _translated(self, error: Exception, needed: int) -> ConnectorError:
+        url = self.place.public
+        reason = str(error)
+        # The refusal may stand inside of another one, of a transaction or a script.
+        if "OOM command not allowed" in reason or "used memory > 'maxmemory'" in reason:
+            return ConnectorFullError(url, needed)
+        if isinstance(error, AuthenticationError) and self.place.password is None:
+            reason = (
+                "the server asks for a password, which the address of a store does not carry; "
+                "open the store in this process by its URL first, or unpickle its connector "
+                f"({reason})"
+            )
+        if self.place.password:
+            reason = reason.replace(self.place.password, "***")
+        return ConnectorUnavailableError(url, reason)
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _renew_links_after_fork() -> None:
+    # The parent's connections are the parent's, and another of its threads may have held a
+    # lock of the pool, which nobody will ever release here.
+    for link in list(_links):
+        link.renew()
+
+
+os.register_at_fork(after_in_child=_renew_links_after_fork)

@@ -1,0 +1,198 @@
+"""Who may remove what: sessions of the Redis connector, their heartbeats and their sweeping.
+
+A session's keys begin with ``proxyexec:<session>:``. An *index*, a hash from the rest of a
+key's name to the size of the object there (or to nothing, for an object that is still being
+written), says what there is, so that nothing ever scans the database. The set
+``proxyexec:sessions`` names all sessions. A session's owner renews its *alive* key; where that
+key has run out, the next owner who comes along removes what the index holds.
+
+Every key has a time to live as well, should nobody come along.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from proxyexec_connectors.errors import ConnectorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from proxyexec_connectors._redis_link import Link, Options
+
+_logger = logging.getLogger("proxyexec_connectors")
+
+SESSIONS = b"proxyexec:sessions"
+# The set is shared by sessions of any ttl; each heartbeat renews it.
+SESSIONS_TTL_MS = 7 * 24 * 3600 * 1000
+
+# Keys in one command or one go, so that no command holds the server up for long.
+_CHUNK = 1000
+
+# A script and not a transaction: a server without memory queues no transaction, not even one
+# that would free some.
+_UNLINK = """
+redis.call('UNLINK', unpack(KEYS, 2))
+redis.call('HDEL', KEYS[1], unpack(ARGV))
+"""
+
+# The session is forgotten in the same step that finds its index empty: a worker of a dead
+# owner may store a result at any moment, which enlists the session again.
+_FORGET = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('SREM', KEYS[2], ARGV[1])
+redis.call('UNLINK', KEYS[3])
+return 1
+"""
+
+
+class Names:
+    """The names of a session's keys."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session.encode()
+        self.prefix = b"proxyexec:%b:" % self.session
+        self.alive = self.prefix + b"alive"
+        self.index = self.prefix + b"index"
+
+    def field_of(self, key: str) -> bytes:
+        """The index's field for the object under ``key``; its key's name without the prefix."""
+        return b"o:" + key.encode("utf-8", "surrogatepass")
+
+    def new_temporary(self) -> bytes:
+        """A field for an object that is being written."""
+        return b"t:" + secrets.token_hex(8).encode()
+
+
+def chunks(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Cut a long list of names into lists that one command may take."""
+    for start in range(0, len(names), _CHUNK):
+        yield names[start : start + _CHUNK]
+
+
+def unlink(link: Link, names: Names, fields: Sequence[bytes], *, patient: bool = True) -> None:
+    """Remove objects and what the index says of them, in one step."""
+    keys = [names.index, *(names.prefix + field for field in fields)]
+    link.run([("EVAL", _UNLINK, len(keys), *keys, *fields)], patient=patient)
+
+
+def remove(link: Link, names: Names) -> None:
+    """Remove a whole session."""
+    forgotten = False
+    while not forgotten:
+        [fields] = link.run([("HKEYS", names.index)])
+        for some in chunks(fields):
+            unlink(link, names, some)
+        [forgotten] = link.run(
+            [("EVAL", _FORGET, 3, names.index, SESSIONS, names.alive, names.session)]
+        )
+
+
+def sweep(link: Link) -> None:
+    """Remove the sessions whose owners have died."""
+    [members] = link.run([("SMEMBERS", SESSIONS)])
+    sessions = [Names(member.decode()) for member in members]
+    alive = link.run([("EXISTS", names.alive) for names in sessions])
+    for names, is_alive in zip(sessions, alive, strict=True):
+        if not is_alive:
+            remove(link, names)
+
+
+class Ownership:
+    """The owner's side of a session: a thread that keeps it alive, and its end.
+
+    It has a link of its own, so that big transfers never hold up a heartbeat, and no
+    reference to the connector, so that a connector can be dropped while the thread runs.
+    """
+
+    def __init__(self, link: Link, names: Names, options: Options) -> None:
+        self._link = link
+        self._names = names
+        self._ttl, self._grace, self._timeout = options.ttl, options.grace, options.timeout
+        self._process = os.getpid()
+        self._renewed = time.monotonic()
+        self._stop = threading.Event()
+        self._removes_itself = False
+        self._thread = threading.Thread(
+            target=self._keep_alive, name="proxyexec-redis-heartbeat", daemon=True
+        )
+
+    def start(self) -> None:
+        """Sweep dead sessions, enlist this one, and keep it alive from now on."""
+        # In this order, as there may be no memory for one more before that.
+        sweep(self._link)
+        self._enlist()
+        self._thread.start()
+
+    def _enlist(self) -> None:
+        # One step: a session that is enlisted and not alive would be swept.
+        self._link.run(
+            [
+                ("SET", self._names.alive, self._process, "PX", round(self._grace * 1000)),
+                ("SADD", SESSIONS, self._names.session),
+                ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+            ],
+            atomic=True,
+        )
+
+    def beat(self) -> None:
+        """Say that the owner is alive; renew the objects' time to live when it is due."""
+        # A server without memory still executes these, and refuses SET and SADD. They are
+        # needed only where it has lost its data, or this process was stopped for too long.
+        alive, enlisted, _ = self._link.run(
+            [
+                ("PEXPIRE", self._names.alive, round(self._grace * 1000)),
+                ("SISMEMBER", SESSIONS, self._names.session),
+                ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+            ]
+        )
+        if not (alive and enlisted):
+            self._enlist()
+        if time.monotonic() - self._renewed >= self._ttl / 3:
+            self.renew()
+
+    def renew(self) -> None:
+        """Give every object of the session its full time to live again."""
+        self._renewed = time.monotonic()
+        ttl = round(self._ttl * 1000)
+        [fields, _] = self._link.run(
+            [("HKEYS", self._names.index), ("PEXPIRE", self._names.index, ttl)]
+        )
+        for some in chunks(fields):
+            self._link.run([("PEXPIRE", self._names.prefix + field, ttl) for field in some])
+
+    def end(self) -> None:
+        """Remove the session; in a forked child of the owner, do nothing."""
+        if os.getpid() != self._process:
+            return
+        self._stop.set()
+        if threading.current_thread() is self._thread:
+            # A garbage collection in the middle of a heartbeat found the connector dropped.
+            # That heartbeat has the link's connection, and would enlist the session again.
+            self._removes_itself = True
+            return
+        if self._thread.ident is not None:
+            self._thread.join(self._timeout)
+        try:
+            remove(self._link, self._names)
+        finally:
+            self._link.close()
+
+    def _keep_alive(self) -> None:
+        while not self._stop.wait(min(self._grace, self._ttl) / 3):
+            try:
+                self.beat()
+            except ConnectorError as error:  # noqa: PERF203 - the next beat may succeed
+                _logger.warning("a heartbeat was lost: %s", error)
+        if self._removes_itself:
+            try:
+                remove(self._link, self._names)
+            except ConnectorError as error:
+                _logger.warning("a dropped session was left to its time to live: %s", error)
+            finally:
+                self._link.close()

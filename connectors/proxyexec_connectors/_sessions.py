@@ -1,0 +1,150 @@
+"""Directories that live as long as the process that made them.
+
+A session is a directory ``<root>/<id>`` of mode 0700 beside a lock file ``<root>/<id>.lock``.
+Its owner holds an exclusive ``flock`` on the lock file; the kernel lets go of it when the owner
+dies, however it dies. Whoever opens a session in the same root first *sweeps*: a lock that can
+be taken belongs to nobody alive, so its session is removed.
+
+Why ``flock``: POSIX record locks never conflict within one process (a process could sweep its
+own sessions) and are lost when any descriptor of the file is closed. The trap of ``flock`` is
+that forked children inherit it, so that an orphaned worker would keep a dead owner's session
+alive; therefore every child closes its copy right after the fork.
+
+This module moves no objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+
+from proxyexec_connectors.errors import UnsafeDirectoryError
+
+__all__ = ["Session", "sweep"]
+
+_LOCK = ".lock"
+
+
+class Session:
+    """A new session below ``root``, owned by this process.
+
+    Raises:
+        UnsafeDirectoryError: ``root`` belongs to another user, or others may write into it.
+        OSError: ``root`` cannot be made or written to.
+    """
+
+    def __init__(self, root: str, name: str) -> None:
+        self.root = root
+        self.path = os.path.join(root, name)
+        self.made_root = False
+        self._descriptor = self._create()
+        _held.add(self._descriptor)
+
+    def _create(self) -> int:
+        # Another session's remove() may take an empty root away between our steps: try again.
+        for _ in range(100):
+            self.made_root |= _secure(self.root)
+            sweep(self.root)
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = self._lock()
+                if descriptor is not None:
+                    os.mkdir(self.path, 0o700)
+                    return descriptor
+        raise UnsafeDirectoryError(self.root, "it vanishes as often as it is made")
+
+    def _lock(self) -> int | None:
+        lock = self.path + _LOCK
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and flock a sweeper may have taken the lock, found it to be nobody's,
+            # and unlinked the file: then what we hold guards nothing.
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+        except OSError as error:
+            if error.errno in _NO_LOCKS:  # no locks here: nothing is swept here either
+                return descriptor
+            if error.errno != errno.EWOULDBLOCK:
+                os.close(descriptor)
+                raise
+        os.close(descriptor)
+        return None
+
+    def remove(self) -> None:
+        """Remove the directory and all in it, then the lock; the root too if we made it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path + _LOCK)
+        if self._descriptor in _held:
+            _held.discard(self._descriptor)
+            os.close(self._descriptor)
+        if self.made_root:
+            with contextlib.suppress(OSError):  # others are in it, or have removed it
+                os.rmdir(self.root)
+
+
+def sweep(root: str) -> None:
+    """Remove the sessions below ``root`` whose owners are dead."""
+    for entry in os.listdir(root):
+        if entry.endswith(_LOCK):
+            _sweep_one(os.path.join(root, entry))
+
+
+def _sweep_one(lock: str) -> None:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # gone already, or not ours to judge
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink:
+            directory = lock.removesuffix(_LOCK)
+            shutil.rmtree(directory, ignore_errors=True)
+            # An orphan may still have been writing: then the next sweep has another try.
+            if not os.path.exists(directory):
+                os.unlink(lock)
+    except OSError:  # its owner lives, or locks do not work here
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def new_name() -> str:
+    """Make up a session id that nobody else has."""
+    return secrets.token_hex(8)
+
+
+def _secure(root: str) -> bool:
+    """See to it that ``root`` is a directory that only we write to; tell if we made it."""
+    made = False
+    if not os.path.isdir(root):
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(root, 0o700)
+            made = True
+    status = os.stat(root)
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnsafeDirectoryError(root, "it is not a directory")
+    if status.st_uid != os.geteuid():
+        raise UnsafeDirectoryError(root, f"it belongs to user {status.st_uid}; choose another one")
+    if status.st_mode & 0o022:
+        raise UnsafeDirectoryError(root, f"others may write into it; run: chmod go-w {root}")
+    return made
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+# Descriptors of the locks that this process holds.
+_held: set[int] = set()
+
+
+def _let_go_after_fork() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)

@@ -1,0 +1,134 @@
+"""Errors, as one tree; ``proxyexec.errors`` continues it.
+
+::
+
+    ProxyExecError
+    └── ConnectorError
+        ├── ConnectorClosedError      (ValueError)       used after close()
+        ├── ForeignProcessError       (RuntimeError)     in-memory data asked for elsewhere
+        ├── ConnectorFullError        (OSError, ENOSPC)  no room for an object
+        ├── ConnectorUnavailableError (ConnectionError)  the backend does not answer
+        ├── CorruptObjectError        (ValueError)       stored bytes are not an object
+        ├── UnsafeDirectoryError      (PermissionError)  a directory others control
+        ├── UnknownSchemeError        (ValueError)       no connector for a URL
+        └── MissingExtraError         (ImportError)      a connector's library is absent
+
+Each is also the standard type that a caller would already catch. Constructors take facts
+and write the sentence; facts are attributes; every error survives pickling.
+"""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = [
+    "ConnectorClosedError",
+    "ConnectorError",
+    "ConnectorFullError",
+    "ConnectorUnavailableError",
+    "CorruptObjectError",
+    "ForeignProcessError",
+    "MissingExtraError",
+    "ProxyExecError",
+    "UnknownSchemeError",
+    "UnsafeDirectoryError",
+]
+
+
+class ProxyExecError(Exception):
+    """Root of every error that proxyexec and its connectors raise."""
+
+    def __new__(cls, *facts: object, **named: object) -> ProxyExecError:
+        error = super().__new__(cls)
+        error._facts = facts, named  # type: ignore[attr-defined]
+        return error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the facts, so that the sentence is written again on the other side."""
+        facts, named = self._facts  # type: ignore[attr-defined]
+        return _rebuild, (type(self), facts, named)
+
+
+def _rebuild(
+    kind: type[ProxyExecError], facts: tuple[object, ...], named: dict[str, object]
+) -> ProxyExecError:
+    return kind(*facts, **named)
+
+
+class ConnectorError(ProxyExecError):
+    """Something went wrong in the place where bytes are kept."""
+
+
+class ConnectorClosedError(ConnectorError, ValueError):
+    """A connector was used after it had been closed."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(f"the connector for {url} is closed; open a new one")
+
+
+class ForeignProcessError(ConnectorError, RuntimeError):
+    """Data in the memory of one process was asked for in another."""
+
+    def __init__(self, url: str, owner: int, here: int) -> None:
+        self.url, self.owner, self.here = url, owner, here
+        super().__init__(
+            f"{url} lives in the memory of process {owner} and cannot be used from process "
+            f"{here}; with process pools use a FileConnector or a RedisConnector"
+        )
+
+
+class ConnectorFullError(ConnectorError, OSError):
+    """There is no room for an object of ``needed`` bytes (``free`` were left)."""
+
+    def __init__(self, url: str, needed: int, free: int | None = None) -> None:
+        self.url, self.needed, self.free = url, needed, free
+        left = "" if free is None else f", {free:,} bytes are free"
+        super().__init__(
+            errno.ENOSPC,
+            f"no room for an object of {needed:,} bytes in {url}{left}; "
+            "evict objects, or give the store more space",
+        )
+
+
+class ConnectorUnavailableError(ConnectorError, ConnectionError):
+    """The backend does not answer, or stopped answering."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f"{url} is not available: {reason}")
+
+
+class CorruptObjectError(ConnectorError, ValueError):
+    """What is stored under a key is not a whole object."""
+
+    def __init__(self, url: str, key: str, reason: str) -> None:
+        self.url, self.key, self.reason = url, key, reason
+        super().__init__(f"object {key!r} in {url} is damaged: {reason}")
+
+
+class UnsafeDirectoryError(ConnectorError, PermissionError):
+    """A directory belongs to someone else, or others may write into it."""
+
+    def __init__(self, directory: str, reason: str) -> None:
+        self.directory, self.reason = directory, reason
+        super().__init__(f"refusing to keep objects in {directory}: {reason}")
+
+
+class UnknownSchemeError(ConnectorError, ValueError):
+    """A URL names a connector that is not installed."""
+
+    def __init__(self, url: str, known: tuple[str, ...]) -> None:
+        self.url, self.known = url, known
+        super().__init__(
+            f"no connector for {url!r}: known schemes are {', '.join(known)}; others come from "
+            "distributions with an entry point in the group 'proxyexec.connectors'"
+        )
+
+
+class MissingExtraError(ConnectorError, ImportError):
+    """A connector needs a library that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.what, self.extra = what, extra
+        super().__init__(f"{what} needs the extra {extra!r}: pip install 'proxyexec[{extra}]'")

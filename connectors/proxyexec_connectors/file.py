@@ -1,0 +1,333 @@
+"""Objects as files: shared memory on one machine, or any directory that processes share.
+
+One file an object. Frames are written piecewise with system calls, never through a mapping: a
+full tmpfs answers a write with an error, and a store through a mapping with SIGBUS. A file gets
+its name when it is whole, so a reader sees all of it or nothing, and a writer that is killed
+leaves nothing. Large objects are read by mapping them copy-on-write, which copies nothing and
+gives each reader private, writable memory; small ones by a plain read.
+
+Nothing is compressed, encrypted or synced to the medium.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+
+from proxyexec_connectors._layout import pieces, split
+from proxyexec_connectors._mapping import map_private
+from proxyexec_connectors._sessions import Session, new_name
+from proxyexec_connectors.errors import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorFullError,
+    ConnectorUnavailableError,
+    CorruptObjectError,
+)
+from proxyexec_connectors.protocol import Usage
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from proxyexec_connectors.protocol import Frames
+
+__all__ = ["FileConnector"]
+
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - what we put there is in a directory of mode 0700
+
+# From this size on, mapping a file beats reading it.
+_MAPPED_FROM = 64 * 1024
+
+# Objects from this size on look for room before they are written, not while.
+_LARGE = 1024 * 1024
+
+# Shared memory is memory: leave this much of the machine's to programs.
+_MEMORY_RESERVE = 256 * 1024 * 1024
+
+# Where a file needs a name before it is whole, the name starts with this.
+_UNFINISHED = "~"
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+# A single writev() takes at most this many pieces.
+_PIECES_AT_ONCE = min(1024, os.sysconf("SC_IOV_MAX"))
+
+
+class FileConnector:
+    """A session in a directory.
+
+    Args:
+        directory: where to keep objects; made when it is missing. ``None`` takes shared memory,
+            with the system's directory for temporary files behind it for what does not fit.
+        spill: a second directory, for objects that find no room in the first.
+
+    Raises:
+        UnsafeDirectoryError: a directory belongs to another user, or others may write into it.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        spill: str | os.PathLike[str] | None = None,
+    ) -> None:
+        roots = [os.path.abspath(one) for one in (directory, spill) if one is not None]
+        if directory is None:
+            roots = _default_roots(roots)
+        session = new_name()
+        sessions: list[Session] = []
+        try:
+            sessions.extend(Session(root, session) for root in roots)
+        except BaseException:
+            _remove(sessions, os.getpid())
+            raise
+        self._set_up(session, roots)
+        self._remove = weakref.finalize(self, _remove, sessions, os.getpid())
+
+    def _set_up(self, session: str, roots: list[str]) -> None:
+        self._session = session
+        self._roots = roots
+        self._places = [os.path.join(root, session) for root in roots]
+        self._closed = False
+        self._remove: weakref.finalize[..., FileConnector] | None = None
+
+    @classmethod
+    def from_url(cls, url: str) -> FileConnector:
+        """Open a new session: ``file:///directory?spill=/other``, or ``file://`` for memory."""
+        parts = urlsplit(url)
+        options = parse_qs(parts.query)
+        return cls(unquote(parts.path) or None, spill=options.get("spill", [None])[0])
+
+    @classmethod
+    def attach(cls, address: str) -> FileConnector:
+        parts = urlsplit(address)
+        options = parse_qs(parts.query)
+        return _attach(cls, options["session"][0], [unquote(parts.path), *options.get("spill", [])])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _attach, (type(self), self._session, self._roots)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._roots[0]!r}, session={self._session!r})"
+
+    @property
+    def url(self) -> str:
+        return f"file://{quote(self._roots[0])}"
+
+    @property
+    def address(self) -> str:
+        spill = [("spill", root) for root in self._roots[1:]]
+        return f"{self.url}?{urlencode([('session', self._session), *spill])}"
+
+    def put(self, key: str, frames: Frames) -> None:
+        self._check_open()
+        parts, size = pieces(frames)
+        name = _file_name(key)
+        # Taking a name decides who is first, but not between directories: look in the others.
+        if any(os.path.exists(f"{place}/{name}") for place in self._places[1:]):
+            return
+        for position, place in enumerate(self._places):
+            last = position == len(self._places) - 1
+            if not last and size >= _LARGE and size > _free_bytes(place):
+                continue
+            try:
+                _write(place, name, parts)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise self._translated(error) from error
+                if last:
+                    raise ConnectorFullError(self.url, size, _free_bytes(place)) from error
+            else:
+                return
+
+    def get(self, key: str) -> Frames | None:
+        path = self._find(key)
+        if path is None:
+            return None
+        try:
+            buffer = _read(path)
+        except FileNotFoundError:  # evicted between the two steps
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        try:
+            return split(buffer)
+        except ValueError as error:
+            raise CorruptObjectError(self.url, key, str(error)) from error
+
+    def exists(self, key: str) -> bool:
+        return self._find(key) is not None
+
+    def evict(self, keys: Iterable[str]) -> None:
+        self._check_open()
+        failure: OSError | None = None
+        for key in keys:
+            name = _file_name(key)
+            for place in self._places:
+                try:
+                    os.unlink(f"{place}/{name}")
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    failure = failure or error
+        if failure is not None:
+            raise self._translated(failure) from failure
+
+    def put_many(self, items: Mapping[str, Frames]) -> None:
+        for key, frames in items.items():
+            self.put(key, frames)
+
+    def get_many(self, keys: Sequence[str]) -> list[Frames | None]:
+        return [self.get(key) for key in keys]
+
+    def usage(self) -> Usage:
+        self._check_open()
+        sizes = []
+        for place in self._places:
+            with contextlib.suppress(FileNotFoundError), os.scandir(place) as entries:
+                for entry in entries:
+                    if entry.name.startswith(_UNFINISHED):
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+                        sizes.append(entry.stat().st_size)
+        return Usage(len(sizes), sum(sizes))
+
+    def close(self) -> None:
+        self._closed = True
+        if self._remove is not None:
+            self._remove()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectorClosedError(self.url)
+
+    def _find(self, key: str) -> str | None:
+        self._check_open()
+        name = _file_name(key)
+        for place in self._places:
+            path = f"{place}/{name}"
+            if os.path.exists(path):
+                return path
+        return None
+
+    def _translated(self, error: OSError) -> ConnectorError:
+        if error.errno == errno.ENOENT:
+            reason = f"its session {self._session} is gone: the owner closed it, or died"
+            return ConnectorUnavailableError(self.url, reason)
+        return ConnectorUnavailableError(self.url, str(error))
+
+
+def _attach(cls: type[FileConnector], session: str, roots: list[str]) -> FileConnector:
+    """A connector for a session that another process owns (or another object of this one)."""
+    connector = cls.__new__(cls)
+    connector._set_up(session, roots)
+    return connector
+
+
+def _remove(sessions: list[Session], owner: int) -> None:
+    if os.getpid() == owner:
+        for session in sessions:
+            session.remove()
+
+
+def _default_roots(spill: list[str]) -> list[str]:
+    """Shared memory where there is any, then the given or the usual directory for files."""
+    name = f"proxyexec-{os.geteuid()}"
+    disk = spill or [os.path.join(tempfile.gettempdir(), name)]
+    if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+        return [os.path.join(_SHARED_MEMORY, name), *disk]
+    return disk
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}").fullmatch
+
+
+def _file_name(key: str) -> str:
+    """The key itself where that is a good file name, a digest of it where not."""
+    if _PLAIN(key):
+        return key
+    return "=" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _write(place: str, name: str, parts: Sequence[Buffer]) -> None:
+    """Write a file that has no name until it is whole. The first one to get the name wins."""
+    try:
+        descriptor = os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        unnamed = None
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        # This file system knows only files with names (NFS, for one).
+        unnamed = f"{place}/{_UNFINISHED}{name}-{os.getpid()}-{new_name()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(unnamed, flags, 0o600)
+    try:
+        _write_all(descriptor, parts)
+        source = unnamed or f"/proc/self/fd/{descriptor}"
+        # Given a directory descriptor, which an absolute path does not use, link() is
+        # linkat(AT_SYMLINK_FOLLOW); without, Python calls one that links the /proc entry.
+        with contextlib.suppress(FileExistsError):
+            os.link(source, f"{place}/{name}", src_dir_fd=descriptor, follow_symlinks=True)
+    finally:
+        os.close(descriptor)
+        if unnamed is not None:
+            os.unlink(unnamed)
+
+
+def _write_all(descriptor: int, parts: Sequence[Buffer]) -> None:
+    views = [memoryview(part) for part in parts]
+    position = 0
+    while position < len(views):
+        written = os.writev(descriptor, views[position : position + _PIECES_AT_ONCE])
+        # The kernel may take less than it was given, above 2 GiB always.
+        while position < len(views) and written >= views[position].nbytes:
+            written -= views[position].nbytes
+            position += 1
+        if written:
+            views[position] = views[position][written:]
+
+
+def _read(path: str) -> Buffer:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size >= _MAPPED_FROM:
+            # No further mapping to be had: read it, as one would a small object.
+            with contextlib.suppress(OSError):
+                return map_private(descriptor, size)
+        buffer = bytearray(size)
+        rest = memoryview(buffer)
+        while rest:
+            count = os.readv(descriptor, [rest])
+            if not count:
+                break
+            rest = rest[count:]
+        return buffer
+    finally:
+        os.close(descriptor)
+
+
+def _free_bytes(place: str) -> int:
+    """Bytes that may still be written below ``place``."""
+    status = os.statvfs(place)
+    free = status.f_bavail * status.f_frsize
+    if place.startswith(_SHARED_MEMORY):
+        free = min(free, _available_memory() - _MEMORY_RESERVE)
+    return max(free, 0)
+
+
+def _available_memory() -> int:
+    """Bytes of memory that programs can still have, by the kernel's own estimate."""
+    with open("/proc/meminfo", "rb") as lines:
+        for line in lines:
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62

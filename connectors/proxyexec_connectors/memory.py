@@ -1,0 +1,128 @@
+"""Objects in the memory of this process: for thread pools and tests.
+
+A put snapshots the frames, so that what the caller does to its data afterwards is not seen;
+a get returns read-only views of that snapshot. Nothing is ever sent to another process:
+there, an unpickled ``MemoryConnector`` raises
+:class:`~proxyexec_connectors.errors.ForeignProcessError` when it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from proxyexec_connectors.errors import ConnectorClosedError, ForeignProcessError
+from proxyexec_connectors.protocol import Usage
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+__all__ = ["MemoryConnector"]
+
+_URL = "memory://"
+
+
+class MemoryConnector:
+    """A session in this process's memory."""
+
+    def __init__(self) -> None:
+        self._session = secrets.token_hex(8)
+        self._owner = os.getpid()
+        self._objects: dict[str, tuple[memoryview, ...]] | None = {}
+        # Makes "count, then insert" one step; held for dictionary operations only.
+        self._lock = threading.Lock()
+        _here[self._session] = self
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryConnector:
+        """Open a new session; every ``memory://`` URL names the same place, this process."""
+        return cls()
+
+    @classmethod
+    def attach(cls, address: str) -> MemoryConnector:
+        """Return the session's own connector, or, in another process, one that says no."""
+        parts = urlsplit(address)
+        return _attach(parts.hostname or "", parts.port or 0)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _attach, (self._session, self._owner)
+
+    def __repr__(self) -> str:
+        return f"MemoryConnector(session={self._session!r})"
+
+    @property
+    def url(self) -> str:
+        return _URL
+
+    @property
+    def address(self) -> str:
+        return f"{_URL}{self._session}:{self._owner}"
+
+    def put(self, key: str, frames: Frames) -> None:
+        snapshot = tuple(memoryview(bytes(frame)) for frame in frames)
+        objects = self._open()
+        with self._lock:
+            objects.setdefault(key, snapshot)
+
+    def get(self, key: str) -> Frames | None:
+        return self._open().get(key)
+
+    def exists(self, key: str) -> bool:
+        return key in self._open()
+
+    def evict(self, keys: Iterable[str]) -> None:
+        objects = self._open()
+        for key in keys:
+            objects.pop(key, None)
+
+    def put_many(self, items: Mapping[str, Frames]) -> None:
+        for key, frames in items.items():
+            self.put(key, frames)
+
+    def get_many(self, keys: Sequence[str]) -> list[Frames | None]:
+        return [self.get(key) for key in keys]
+
+    def usage(self) -> Usage:
+        objects = self._open()
+        with self._lock:
+            snapshots = list(objects.values())
+        return Usage(len(snapshots), sum(frame.nbytes for one in snapshots for frame in one))
+
+    def close(self) -> None:
+        self._objects = None
+
+    def _open(self) -> dict[str, tuple[memoryview, ...]]:
+        objects = self._objects
+        if self._owner != os.getpid():
+            raise ForeignProcessError(_URL, self._owner, os.getpid())
+        if objects is None:
+            raise ConnectorClosedError(_URL)
+        return objects
+
+
+_here: weakref.WeakValueDictionary[str, MemoryConnector] = weakref.WeakValueDictionary()
+
+
+def _attach(session: str, owner: int) -> MemoryConnector:
+    """The connector of ``session`` in this process; a closed or foreign one elsewhere."""
+    found = _here.get(session)
+    if found is not None:
+        return found
+    stranger = MemoryConnector.__new__(MemoryConnector)
+    stranger._session, stranger._owner = session, owner
+    stranger._objects, stranger._lock = None, threading.Lock()
+    return stranger
+
+
+def _renew_locks_after_fork() -> None:
+    # Another thread of the parent may have held a lock at the fork; it never lets go here.
+    for connector in list(_here.values()):
+        connector._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks_after_fork)

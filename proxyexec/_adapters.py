@@ -1,0 +1,56 @@
+"""What has to be known of a base executor, found out from the outside."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+from typing import Any, Literal, NamedTuple
+
+from proxyexec.errors import name_of
+
+__all__ = ["Base", "adapt"]
+
+
+class Base(NamedTuple):
+    """A base executor, and what it does to what it is given."""
+
+    executor: Any
+    crosses: bool
+    """Whether tasks leave this process (or interpreter), so that they have to be pickled."""
+    main: Literal["reference", "value"]
+    """How functions of ``__main__`` reach the workers."""
+
+
+def adapt(executor: Any) -> Base:
+    """Look at a base executor.
+
+    Raises:
+        TypeError: it is not one; the message says what it lacks.
+    """
+    if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"{executor!r} is not an executor: it needs a method submit(fn, /, *args, **kwargs) "
+            "that returns a future, as concurrent.futures.Executor has"
+        )
+    if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+        # 3.14's pool of interpreters is one of threads, and pickles.
+        crosses = name_of(type(executor)).endswith("InterpreterPoolExecutor")
+        return Base(executor, crosses, "value" if crosses else "reference")
+    if isinstance(executor, concurrent.futures.ProcessPoolExecutor):
+        return Base(executor, crosses=True, main=_main_in_workers(executor))
+    return Base(executor, crosses=True, main="value")
+
+
+def _main_in_workers(
+    executor: concurrent.futures.ProcessPoolExecutor,
+) -> Literal["reference", "value"]:
+    """By reference where a worker's ``__main__`` has what ours has, as far as one can tell.
+
+    A forked worker's is a copy of ours. Others import ours again, unless it came from nowhere
+    that can be imported (an interactive session, ``python -c``).
+    """
+    if executor._mp_context.get_start_method() == "fork":  # type: ignore[attr-defined]
+        return "reference"
+    main = sys.modules["__main__"]
+    importable = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
+    return "reference" if importable else "value"

@@ -1,0 +1,65 @@
+"""Frames that were fetched recently, bounded in bytes.
+
+What is kept are frames, never objects: each get makes a new object, so that no task sees what
+another did to its argument. Views are handed out read-only for the same reason.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+__all__ = ["FrameCache"]
+
+
+class FrameCache:
+    """The most recently used frames, ``capacity`` bytes of them at most."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._entries: OrderedDict[str, list[memoryview]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Frames | None:
+        """Return the frames under ``key``, read-only, if they are here."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+            return entry
+
+    def put(self, key: str, frames: Frames) -> Frames:
+        """Keep ``frames`` if they fit; return them read-only."""
+        entry = [memoryview(frame).toreadonly() for frame in frames]
+        size = _size(entry)
+        if size <= self.capacity:
+            with self._lock:
+                if key not in self._entries:
+                    self._entries[key] = entry
+                    self._bytes += size
+                while self._bytes > self.capacity:
+                    _, dropped = self._entries.popitem(last=False)
+                    self._bytes -= _size(dropped)
+        return entry
+
+    def evict(self, keys: Iterable[str]) -> None:
+        """Drop what is kept under ``keys``."""
+        with self._lock:
+            for key in keys:
+                dropped = self._entries.pop(key, None)
+                if dropped is not None:
+                    self._bytes -= _size(dropped)
+
+    def renew_lock(self) -> None:
+        """Replace the lock in a forked child, where nobody may be left to release it."""
+        self._lock = threading.Lock()
+
+
+def _size(entry: list[memoryview]) -> int:
+    return sum(view.nbytes for view in entry)

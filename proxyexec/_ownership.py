@@ -1,0 +1,221 @@
+"""Leases: who keeps an object alive, and who evicts it when.
+
+A *lease* is one hold on an object, in the process that owns its store; tasks in flight, futures
+and proxies have one each. When the last lease on a key is released, the key is evicted. The
+evicting is done by a thread of its own, so that a slow backend delays nobody, and in batches.
+
+Releases only append to a queue. They come from ``__del__`` too, hence from wherever the garbage
+collector happens to run: inside any of our critical sections, for instance. Appending takes no
+lock; the counting is left to the evicting thread. An object may so outlive its last lease for a
+moment, never the other way round.
+
+Leases know nothing of executors, and belong to one process: a forked child has none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from queue import Empty, SimpleQueue
+from typing import TypeAlias
+
+__all__ = ["Lease", "Leases"]
+
+_log = logging.getLogger(__name__)
+
+
+class Lease:
+    """One hold on the object under ``key``; released when it is dropped, at the latest."""
+
+    __slots__ = ("_home", "_leases", "key")
+
+    def __init__(self, leases: Leases, key: str, home: object) -> None:
+        self._leases: Leases | None = leases
+        self._home = home  # whoever holds an object keeps its store alive
+        self.key = key
+
+    def release(self) -> None:
+        """Let go. The object is evicted if this was the last lease on it."""
+        leases, self._leases = self._leases, None
+        if leases is not None:
+            leases.post(self.key)
+
+    def forget(self) -> None:
+        """Let go without evicting, even if this was the last lease on the object."""
+        leases, self._leases = self._leases, None
+        if leases is not None:
+            leases._forget(self.key)
+
+    __del__ = release
+
+
+# To the evicting thread: the key of a lease that was released, keys to evict whoever holds
+# them, an event to set when all this is done, or None to end.
+_Message: TypeAlias = "str | tuple[str, ...] | threading.Event | None"
+
+
+class Leases:
+    """The leases on the objects of one store, in the process that owns it.
+
+    Args:
+        name: the store's name, for the log.
+        evict: removes the objects under some keys; slow, and may raise.
+        home: the store; kept alive by leases, not by this object.
+    """
+
+    def __init__(self, name: str, evict: Callable[[Sequence[str]], None], home: object) -> None:
+        self.failures = 0
+        """Evictions that failed so far."""
+        self._name = name
+        self._home = weakref.ref(home)
+        self._evict = evict
+        self._counts: Counter[str] = Counter()
+        self._companions: dict[str, Sequence[Lease]] = {}
+        # Guards the two above, and the thread. Held for dictionary operations only.
+        self._lock = threading.Lock()
+        self._messages: SimpleQueue[_Message] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._when_none: Callable[[], None] | None = None
+        self._stopped = False
+
+    def take(self, key: str, companions: Sequence[Lease] = ()) -> Lease:
+        """Hold the object under ``key``.
+
+        Args:
+            key: the object's key.
+            companions: leases on objects that this one refers to; kept for as long.
+        """
+        with self._lock:
+            self._counts[key] += 1
+            if companions:
+                self._companions[key] = companions
+            self._start()
+        return Lease(self, key, self._home())
+
+    def join(self, key: str) -> Lease | None:
+        """Hold the object under ``key`` if somebody does already."""
+        with self._lock:
+            if key not in self._counts:
+                return None
+            self._counts[key] += 1
+        return Lease(self, key, self._home())
+
+    def evict(self, keys: Iterable[str]) -> None:
+        """Evict soon what nobody holds a lease on (or will: the key of a failed result)."""
+        with self._lock:
+            self._start()
+        self.post(tuple(keys))
+
+    def close_when_none(self, close: Callable[[], None]) -> None:
+        """Call ``close``, from the evicting thread, once no lease is left."""
+        with self._lock:
+            self._when_none = close
+            self._start()
+        self.post(())
+
+    def flush(self) -> None:
+        """Wait until what has been released by now is evicted."""
+        done = threading.Event()
+        with self._lock:
+            if self._thread is None or self._thread is threading.current_thread():
+                return
+            # Under the lock, so that it is in the queue before the message that ends the thread.
+            self.post(done)
+        done.wait()
+
+    def stop(self) -> None:
+        """End the evicting thread once it has done what was asked of it so far."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._stopped = True
+            self._counts.clear()
+            companions, self._companions = self._companions, {}
+            if thread is None:
+                return
+            self.post(None)
+        del companions  # released here, outside the lock
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def post(self, message: _Message) -> None:
+        """Tell the evicting thread something. Takes no lock: finalizers may call it."""
+        self._messages.put(message)
+
+    def abandon(self) -> None:
+        """Forget everything and evict nothing, in a forked child: the parent still holds it."""
+        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        self._thread = None
+        self._stopped = True
+        self._counts.clear()
+
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            if self._counts[key] > 1:
+                self._counts[key] -= 1
+            else:
+                del self._counts[key]
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopped:
+            self._thread = threading.Thread(
+                target=self._work, name=f"proxyexec-evict-{self._name}", daemon=True
+            )
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            keys, events, stop = self._count(self._batch())
+            if keys:
+                self._try_to_evict(keys)
+            for event in events:
+                event.set()
+            if stop:
+                return
+            with self._lock:
+                close = self._when_none if not self._counts else None
+            if close is not None:
+                close()
+
+    def _batch(self) -> list[_Message]:
+        messages = [self._messages.get()]
+        try:
+            while messages[-1] is not None:
+                messages.append(self._messages.get_nowait())
+        except Empty:
+            pass
+        return messages
+
+    def _count(self, messages: list[_Message]) -> tuple[list[str], list[threading.Event], bool]:
+        """Return which keys are to be evicted now, who waits for it, and whether to stop."""
+        keys: list[str] = []
+        events: list[threading.Event] = []
+        orphaned: list[Sequence[Lease]] = []
+        with self._lock:
+            for message in messages:
+                if isinstance(message, str):
+                    if self._counts[message] > 1:
+                        self._counts[message] -= 1
+                    elif self._counts.pop(message, None):
+                        keys.append(message)
+                        orphaned.append(self._companions.pop(message, ()))
+                elif isinstance(message, tuple):
+                    keys.extend(message)
+                elif message is not None:
+                    events.append(message)
+        del orphaned  # released here, outside the lock
+        return keys, events, messages[-1] is None
+
+    def _try_to_evict(self, keys: Sequence[str]) -> None:
+        try:
+            self._evict(keys)
+        except Exception as error:  # noqa: BLE001 - one failed eviction stops no other
+            self.failures += 1
+            if self.failures == 1:
+                _log.warning(
+                    "store %r: evicting failed, further failures are only counted: %s",
+                    self._name,
+                    error,
+                )

@@ -1,0 +1,348 @@
+"""Stores: objects by key, over a connector (where) and a serializer (how).
+
+A store is one session of its connector: two stores in one place do not touch each other's
+objects. The process that made it owns it; everywhere else, unpickling a store, or following a
+reference into it, opens the same session without owning it.
+
+A store knows nothing of executors.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import secrets
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import proxyexec_connectors
+
+from proxyexec._cache import FrameCache
+from proxyexec._ownership import Lease, Leases
+from proxyexec._proxy import (
+    Reference,
+    embedding,
+    is_proxy,
+    lease_of,
+    make_proxy,
+    reference_of,
+)
+from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
+from proxyexec._sizes import parse_size
+from proxyexec._types import describe
+from proxyexec.errors import ObjectMissingError, StoreClosedError, name_of
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Connector, Frames, Usage
+    from typing_extensions import Self
+
+__all__ = ["Store", "store_at"]
+
+T = TypeVar("T")
+
+# Marks the absence of a default, which may be None.
+_RAISE: Any = object()
+
+# Stores of other processes that this one keeps open for references that lead into them.
+_ATTACHED_AT_MOST = 32
+
+
+class Store:
+    """Objects in one session of a connector.
+
+    Args:
+        name: a label for messages; two stores may have the same.
+        connector: where objects are kept; the store closes it. One connector serves one store.
+        serializer: how objects become frames; pickle protocol 5 with out-of-band buffers, then
+            cloudpickle, when not given.
+        cache_bytes: fetched frames to keep in this process's memory, in bytes or as ``"64 MB"``.
+            Saves repeated fetches over a network; of no use with files, which are mapped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        *,
+        serializer: Serializer | None = None,
+        cache_bytes: int | str = 0,
+    ) -> None:
+        self._set_up(name, connector, serializer or PickleSerializer(), parse_size(cache_bytes))
+        self._leases: Leases | None = Leases(name, self._evictor(), self)
+        # A store that is dropped without being closed ends its thread, which then drops the
+        # connector. No joining here: the collector may be running anywhere.
+        weakref.finalize(self, self._leases.post, None).atexit = False
+
+    def _set_up(
+        self, name: str, connector: Connector, serializer: Serializer, cache_bytes: int
+    ) -> None:
+        self.name = name
+        self.connector = connector
+        self.serializer = serializer
+        self.address = connector.address
+        self._cache = FrameCache(cache_bytes) if cache_bytes else None
+        self._leases = None
+        self._closed = False
+        self._renew_keys()
+        _open[self.address] = self
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        name: str | None = None,
+        serializer: Serializer | None = None,
+        cache_bytes: int | str = 0,
+    ) -> Self:
+        """Open a store in the place that ``url`` names: ``file:///dir``, ``redis://host``, ….
+
+        Raises:
+            UnknownSchemeError: no connector is known for the URL.
+            MissingExtraError: the connector's library is not installed.
+        """
+        connector = proxyexec_connectors.connect(url)
+        label = name if name is not None else connector.url
+        return cls(label, connector, serializer=serializer, cache_bytes=cache_bytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cache_bytes = self._cache.capacity if self._cache else 0
+        return _reopen, (type(self), self.name, self.connector, self.serializer, cache_bytes)
+
+    def __repr__(self) -> str:
+        return f"Store({self.name!r}, {self.connector!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def put(self, obj: Any) -> Reference:
+        """Store an object; it stays until it is evicted or the store is closed.
+
+        Raises:
+            SerializationError: the object cannot be pickled.
+            ConnectorFullError: there is no room for it.
+        """
+        reference, _ = self._put(obj)
+        return reference
+
+    def get(self, reference: Reference, default: Any = _RAISE) -> Any:
+        """Return a new object, equal to the one that was stored.
+
+        Args:
+            reference: what :meth:`put` or :func:`proxyexec.reference_of` returned.
+            default: returned when the object is not there any more.
+
+        Raises:
+            ObjectMissingError: the object is not there, and no default was given.
+        """
+        frames = self.fetch(_checked(reference).key)
+        if frames is not None:
+            return self.serializer.loads(frames)
+        if default is _RAISE:
+            raise ObjectMissingError(reference.key, self.connector.url)
+        return default
+
+    def proxy(self, obj: T) -> T:
+        """Store an object and return a proxy that owns it.
+
+        When the proxy, its clones and the tasks that use it are gone, the object is evicted.
+        Where this process does not own the store, the object stays until the store is closed.
+
+        Raises:
+            TypeError: singletons, classes and modules cannot be proxied usefully, nor can proxies.
+        """
+        if is_proxy(obj):
+            raise TypeError("this is a proxy already; proxyexec.clone() makes another one")
+        reference, companions = self._put(obj)
+        lease = self.take(reference.key, companions) if self.is_owner else None
+        return cast("T", make_proxy(reference, lease))
+
+    def evict(self, *objects: Reference | Any) -> None:
+        """Remove objects now, whoever still holds them.
+
+        Args:
+            objects: references or proxies. What is not there any more is passed over.
+        """
+        references = [reference_of(one) if is_proxy(one) else _checked(one) for one in objects]
+        self.evict_keys([reference.key for reference in references])
+
+    def usage(self) -> Usage:
+        """Count what the store holds, after evicting what has been released by now."""
+        self._check_open()
+        if self._leases is not None:
+            self._leases.flush()
+        return self.connector.usage()
+
+    def close(self) -> None:
+        """Close the connector. In the owning process, all objects go. Closing twice is fine."""
+        self._closed = True
+        if self._leases is not None:
+            self._leases.stop()
+        self.connector.close()
+
+    # For proxies and executors; not part of the public interface.
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether objects of this store are leased, hence evicted, by this process."""
+        return self._leases is not None
+
+    def new_key(self) -> str:
+        """Make up a key that no process using this session makes up again."""
+        return f"{self._prefix}{next(self._numbers)}"
+
+    def keep(self, obj: Any, key: str, frames: Frames) -> Reference:
+        """Store ``obj``, which ``frames`` represent, under ``key``."""
+        self._check_open()
+        self.connector.put(key, frames)
+        return self.refer(obj, key, frames)
+
+    def refer(self, obj: Any, key: str, frames: Frames) -> Reference:
+        """Return the reference to ``obj`` under ``key``."""
+        type_name, methods = describe(type(obj))
+        return Reference(self.address, key, type_name, frames_size(frames), methods)
+
+    def fetch(self, key: str) -> Frames | None:
+        """Return the frames under ``key``, from the cache if there is one."""
+        self._check_open()
+        if self._cache is None:
+            return self.connector.get(key)
+        frames = self._cache.get(key)
+        if frames is None:
+            frames = self.connector.get(key)
+            if frames is not None:
+                frames = self._cache.put(key, frames)
+        return frames
+
+    def evict_keys(self, keys: Sequence[str]) -> None:
+        """Remove the objects under ``keys`` now."""
+        self._check_open()
+        if self._cache is not None:
+            self._cache.evict(keys)
+        self.connector.evict(keys)
+
+    def evict_soon(self, keys: Sequence[str]) -> None:
+        """Remove the objects under ``keys``, without waiting for it."""
+        if self._leases is not None and not self._closed:
+            self._leases.evict(keys)
+
+    def take(self, key: str, companions: Sequence[Lease] = ()) -> Lease:
+        """Hold the object under ``key``, and for as long also its companions."""
+        if self._leases is None:
+            raise ValueError(f"the store {self.name!r} is owned by another process")
+        return self._leases.take(key, companions)
+
+    def join(self, key: str) -> Lease | None:
+        """Hold the object under ``key`` if this process owns the store and somebody holds it."""
+        return self._leases.join(key) if self._leases is not None else None
+
+    def close_when_released(self) -> None:
+        """Close the store as soon as nobody holds an object of it."""
+        if self._leases is not None and not self._closed:
+            self._leases.close_when_none(self.close)
+
+    def _put(self, obj: Any) -> tuple[Reference, list[Lease]]:
+        with embedding() as proxies:
+            frames = Candidate(obj, self.serializer).frames
+        companions = [lease for one in proxies if (lease := lease_of(one)) is not None]
+        return self.keep(obj, self.new_key(), frames), companions
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(self.name)
+
+    def _evictor(self) -> Any:
+        cache, connector = self._cache, self.connector
+
+        def evict(keys: Sequence[str]) -> None:
+            if cache is not None:
+                cache.evict(keys)
+            connector.evict(keys)
+
+        return evict
+
+    def _renew_keys(self) -> None:
+        self._prefix = secrets.token_hex(4) + "-"
+        self._numbers = itertools.count()
+
+    def _after_fork(self) -> None:
+        self._renew_keys()
+        if self._cache is not None:
+            self._cache.renew_lock()
+        if self._leases is not None:
+            self._leases.abandon()
+            self._leases = None
+
+
+def store_at(address: str) -> Store:
+    """Return this process's store for an address, opened without owning it if need be.
+
+    Raises:
+        ConnectorError: the place cannot be opened.
+    """
+    found = _open.get(address)
+    if found is None or found._closed:
+        connector = proxyexec_connectors.attach(address)
+        found = _reopen(Store, connector.url, connector, PickleSerializer(), 0)
+    return found
+
+
+def _reopen(
+    cls: type[Store], name: str, connector: Connector, serializer: Serializer, cache_bytes: int
+) -> Store:
+    """Unpickle a store: the one that is open here, or one for another process's session."""
+    found = _open.get(connector.address)
+    if found is not None:
+        return found
+    store = cls.__new__(cls)
+    store._set_up(name, connector, serializer, cache_bytes)
+    with _attached_lock:
+        _attached[store.address] = store
+        while len(_attached) > _ATTACHED_AT_MOST:
+            _attached.popitem(last=False)
+    return store
+
+
+def _checked(reference: Any) -> Reference:
+    if not isinstance(reference, Reference):
+        raise TypeError(f"expected a Reference, not an object of type {name_of(type(reference))}")
+    return reference
+
+
+_open: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_attached: OrderedDict[str, Store] = OrderedDict()
+_attached_lock = threading.Lock()
+
+
+def _close_all() -> None:
+    for store in list(_open.values()):
+        if store.is_owner:
+            store.close()
+
+
+def _after_fork() -> None:
+    global _attached_lock
+    _attached_lock = threading.Lock()
+    for store in list(_open.values()):
+        store._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+# Exit hooks run last in, first out. The first finalizer registers weakref's own, which closes
+# connectors; so ours, registered after it, can still evict what it has to.
+weakref.finalize(Store, int)
+atexit.register(_close_all)

@@ -1,0 +1,251 @@
+"""What travels between client and worker, and what runs in the worker.
+
+An object travels as a reference (:class:`Stored`), in serialized form (:class:`Inline`), or as
+it is. :meth:`Context.pack` decides, in the client for arguments and in the worker for results;
+:meth:`Context.unpack` undoes it on the other side. A :class:`Task` is what the base executor is
+given to call.
+
+This module knows nothing of futures and leases: those are the client's.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+from collections.abc import Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cloudpickle
+from proxyexec_connectors._layout import flatten, pieces, split
+
+from proxyexec._proxy import (
+    Proxy,
+    Reference,
+    embedding,
+    extract,
+    is_resolved,
+    make_proxy,
+    reference_of,
+)
+from proxyexec._serialize import Candidate, Serializer
+from proxyexec._store import Store, store_at
+from proxyexec._types import find_function
+from proxyexec.policy import ShouldProxy, is_proxied
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+__all__ = ["ChunkTask", "Context", "Inline", "Packed", "Stored", "Task"]
+
+
+class Stored(NamedTuple):
+    """An object that travels as a reference."""
+
+    reference: Reference
+    embedded: tuple[Reference, ...] = ()
+    """What the stored object itself refers to."""
+
+
+class Inline(NamedTuple):
+    """An object that travels in its serialized form."""
+
+    blob: bytes
+
+
+class Packed(NamedTuple):
+    """An object ready to travel."""
+
+    travels: Any
+    """What is sent: :class:`Stored`, :class:`Inline`, or the object."""
+    key: str | None = None
+    """The key under which it was stored just now, if it was."""
+    proxies: Sequence[Proxy] = ()
+    """Proxies that it is or contains: their objects are needed for as long as it is."""
+
+
+class Context(NamedTuple):
+    """What client and workers of one executor have in common."""
+
+    store: Store
+    policy: ShouldProxy
+    serializer: Serializer
+    lazy: bool
+    client: int
+    """The client's process id."""
+
+    def pack(self, obj: Any, key: str, what: str, *, crossing: bool) -> Packed:
+        """Make an object ready to travel.
+
+        Args:
+            obj: the object.
+            key: where to store it, if it is to be stored.
+            what: what it is to the caller, for messages.
+            crossing: whether it goes to another process, where objects cannot go as they are.
+
+        Raises:
+            ProxyExecError: it cannot be serialized or stored, or the policy raised.
+        """
+        kind = type(obj)
+        known: Reference | None = None
+        if issubclass(kind, Proxy):
+            known = reference_of(obj)
+            if not is_resolved(obj) or type(extract(obj)) in _ATOMS:
+                return Packed(Stored(known), None, [obj])
+            proxy, obj = obj, extract(obj)
+        candidate = Candidate(obj, self.serializer, what)
+        if kind in _ATOMS:
+            if is_proxied(self.policy, candidate):
+                return Packed(Stored(self.store.keep(obj, key, candidate.frames)), key)
+            return Packed(obj)
+        with embedding() as proxies:
+            if known is not None and _is_unchanged(known, candidate.frames):
+                return Packed(Stored(known), None, [proxy])
+            proxied = is_proxied(self.policy, candidate)
+            if not proxied and not crossing:
+                return Packed(obj)
+            frames = candidate.frames
+        if not proxied:
+            return Packed(Inline(_join(frames)), None, proxies)
+        reference = self.store.keep(obj, key, frames)
+        embedded = tuple(map(reference_of, proxies))
+        return Packed(Stored(reference, embedded), key, proxies)
+
+    def pack_function(self, function: Any, *, crossing: bool) -> Packed:
+        """Make a callable ready to travel: by name where that is enough, in full otherwise."""
+        if not crossing or (
+            type(function) in _BY_NAME
+            and find_function(function)
+            and not (getattr(self.serializer, "main", "") == "value" and _is_in_main(function))
+        ):
+            return Packed(function)
+        with embedding() as proxies:
+            frames = Candidate(function, self.serializer, "the function").frames
+        return Packed(Inline(_join(frames)), None, proxies)
+
+    def unpack(self, travelled: Any) -> Any:
+        """Turn what has travelled into what a function is to get."""
+        kind = type(travelled)
+        if kind is Stored:
+            reference = travelled.reference
+            return (
+                make_proxy(reference) if self.lazy else store_at(reference.address).get(reference)
+            )
+        return self.load(travelled) if kind is Inline else travelled
+
+    def load(self, inline: Inline) -> Any:
+        """Make an object from its serialized form."""
+        return self.serializer.loads(split(inline.blob))
+
+    def deliver(self, result: Any, key: str, what: str) -> Any:
+        """Make a result ready to travel to the client."""
+        return self.pack(result, key, what, crossing=os.getpid() != self.client).travels
+
+
+class Task:
+    """A call on its way to the worker; what the base executor is given to call.
+
+    Looks like the function that it calls: executors show names to their users.
+    """
+
+    def __init__(
+        self, function: Any, travels: Any, context: Context, blob: bytes, key: str
+    ) -> None:
+        self._function = function
+        self._travels = travels
+        self._context: Context | None = context
+        self._blob = blob
+        self._key = key
+        self.__module__ = getattr(function, "__module__", __name__)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__doc__"):
+            return getattr(self._function, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (type(self), self._travels, self._blob, self._key)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        context = self._context or context_from(self._blob)
+        function = context.unpack(self._travels)
+        arguments = list(map(context.unpack, args))
+        named = {name: context.unpack(value) for name, value in kwargs.items()}
+        result = function(*arguments, **named)
+        del arguments, named  # inputs are let go before the result takes its place
+        return context.deliver(result, self._key, "the result")
+
+
+class ChunkTask(Task):
+    """Several calls of one function, for ``map`` with a ``chunksize``."""
+
+    def __call__(self, /, *chunk: tuple[Any, ...]) -> list[Any]:
+        context = self._context or context_from(self._blob)
+        function = context.unpack(self._travels)
+        return [
+            context.deliver(
+                function(*map(context.unpack, arguments)), chunk_key(self._key, number), "a result"
+            )
+            for number, arguments in enumerate(chunk)
+        ]
+
+
+def chunk_key(key: str, number: int) -> str:
+    """The key of the result of a chunk's call ``number``."""
+    return f"{key}.{number}"
+
+
+def blob_of(context: Context) -> bytes:
+    """Serialize a context, once for all tasks of an executor."""
+    return cloudpickle.dumps(tuple(context), protocol=5)
+
+
+@functools.lru_cache(maxsize=64)
+def context_from(blob: bytes) -> Context:
+    """The context of a serialized form; made once in each worker."""
+    return Context(*pickle.loads(blob))
+
+
+def _arrive(cls: type[Task], travels: Any, blob: bytes, key: str) -> Task:
+    """Unpickle a task. What can fail waits until the task is called, where it has a future."""
+    task = cls.__new__(cls)
+    task._travels, task._context, task._blob, task._key = travels, None, blob, key
+    return task
+
+
+def _is_unchanged(reference: Reference, frames: Frames) -> bool:
+    """Tell whether the object that a reference leads to still is what ``frames`` represent."""
+    stored = store_at(reference.address).fetch(reference.key)
+    return (
+        stored is not None
+        and len(stored) == len(frames)
+        and all(map(_equal, map(flatten, stored), map(flatten, frames)))
+    )
+
+
+def _equal(one: memoryview, other: memoryview) -> bool:
+    # memoryviews compare item by item; a bytearray compares as memory.
+    return one.nbytes == other.nbytes and all(
+        bytearray(one[start : start + _COMPARED]) == other[start : start + _COMPARED]
+        for start in range(0, one.nbytes, _COMPARED)
+    )
+
+
+def _join(frames: Frames) -> bytes:
+    parts, _ = pieces(frames)
+    return b"".join(parts)
+
+
+def _is_in_main(function: Any) -> bool:
+    return getattr(function, "__module__", None) == "__main__"
+
+
+# How much is compared at a time: what the processor's cache holds.
+_COMPARED = 1 << 18
+
+# Types whose objects cannot contain others and cannot change.
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+# Types of callables that pickle knows by their names.
+_BY_NAME = frozenset({FunctionType, BuiltinFunctionType, type})

@@ -1,0 +1,112 @@
+"""Everything that proxyexec raises, as one tree.
+
+::
+
+    ProxyExecError
+    ├── ConnectorError ...        see proxyexec_connectors.errors
+    ├── SerializationError        (pickle.PicklingError, TypeError)  cannot be sent
+    ├── DeserializationError      (pickle.UnpicklingError)           cannot be made again
+    ├── PolicyError               (RuntimeError)                     should_proxy raised
+    ├── StoreClosedError          (ValueError)                       used after close()
+    ├── ObjectMissingError        (LookupError)                      evicted, or never stored
+    └── NotAProxyError            (TypeError)                        a proxy was expected
+
+Each is also the standard type that a caller would already catch. What is wrong with a call's
+data reaches the caller through the call's future.
+"""
+
+from __future__ import annotations
+
+import pickle
+
+from proxyexec_connectors.errors import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorFullError,
+    ConnectorUnavailableError,
+    CorruptObjectError,
+    ForeignProcessError,
+    MissingExtraError,
+    ProxyExecError,
+    UnknownSchemeError,
+    UnsafeDirectoryError,
+)
+
+__all__ = [
+    "ConnectorClosedError",
+    "ConnectorError",
+    "ConnectorFullError",
+    "ConnectorUnavailableError",
+    "CorruptObjectError",
+    "DeserializationError",
+    "ForeignProcessError",
+    "MissingExtraError",
+    "NotAProxyError",
+    "ObjectMissingError",
+    "PolicyError",
+    "ProxyExecError",
+    "SerializationError",
+    "StoreClosedError",
+    "UnknownSchemeError",
+    "UnsafeDirectoryError",
+]
+
+
+class SerializationError(ProxyExecError, pickle.PicklingError, TypeError):
+    """An object cannot be turned into bytes; ``what`` says which one it is."""
+
+    def __init__(self, what: str, kind: str, reason: str) -> None:
+        self.what, self.kind, self.reason = what, kind, reason
+        super().__init__(f"{what}, of type {kind}, cannot be pickled: {reason}")
+
+
+class DeserializationError(ProxyExecError, pickle.UnpicklingError):
+    """An object cannot be made from its bytes again; ``what`` says which one it is."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(f"{what} cannot be unpickled: {reason}")
+
+
+class PolicyError(ProxyExecError, RuntimeError):
+    """A ``should_proxy`` policy raised when it was asked about an object."""
+
+    def __init__(self, policy: str, what: str, kind: str, reason: str) -> None:
+        self.policy, self.what, self.kind, self.reason = policy, what, kind, reason
+        super().__init__(f"the policy {policy} failed on {what}, of type {kind}: {reason}")
+
+
+class StoreClosedError(ProxyExecError, ValueError):
+    """A store was used after it had been closed."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"the store {name!r} is closed; its objects are gone")
+
+
+class ObjectMissingError(ProxyExecError, LookupError):
+    """There is nothing under a key: it was evicted, has expired, or its session has ended."""
+
+    def __init__(self, key: str, url: str) -> None:
+        self.key, self.url = key, url
+        super().__init__(
+            f"no object {key!r} in {url}: it was evicted, or the store that held it was closed; "
+            "keep its proxy, future or store for as long as it is needed"
+        )
+
+
+class NotAProxyError(ProxyExecError, TypeError):
+    """A function of proxies got something else."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(f"expected a proxyexec.Proxy, not an object of type {kind}")
+
+
+def name_of(kind: type) -> str:
+    """The name of a type as it stands in messages."""
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )

@@ -1,0 +1,227 @@
+"""``should_proxy`` policies: which arguments and results travel as references.
+
+A policy is any callable that takes an object and returns whether it is worth storing. Those
+here can be combined with ``&``, ``|`` and ``~``, among themselves and with other callables::
+
+    ProxyType(np.ndarray, pd.DataFrame) & ProxySize("1 MB")
+    ProxySize("1 MB") & ~ProxyType(str)
+    ProxyType(list) | (lambda obj: hasattr(obj, "__dataframe__"))
+
+Whatever a policy says, ``None``, ``True``, ``False``, enum members and other singletons,
+classes and modules are never proxied: programs compare them with ``is``.
+
+Policies know nothing of stores.
+"""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from proxyexec._serialize import Candidate, PickleSerializer
+from proxyexec._sizes import parse_size
+from proxyexec.errors import PolicyError, SerializationError, name_of
+
+__all__ = [
+    "Policy",
+    "ProxyAlways",
+    "ProxyNever",
+    "ProxySize",
+    "ProxyType",
+    "ShouldProxy",
+    "is_proxied",
+]
+
+ShouldProxy: TypeAlias = Callable[[Any], bool]
+
+
+class Policy:
+    """A policy that can be combined. Subclasses define :meth:`judge`."""
+
+    __slots__ = ()
+
+    def judge(self, candidate: Candidate) -> bool:
+        """Tell whether the candidate is worth storing."""
+        raise NotImplementedError
+
+    def __call__(self, obj: Any) -> bool:
+        return self.judge(Candidate(obj, PickleSerializer()))
+
+    def __and__(self, other: ShouldProxy) -> Policy:
+        return _All(self, other)
+
+    def __rand__(self, other: ShouldProxy) -> Policy:
+        return _All(other, self)
+
+    def __or__(self, other: ShouldProxy) -> Policy:
+        return _Any(self, other)
+
+    def __ror__(self, other: ShouldProxy) -> Policy:
+        return _Any(other, self)
+
+    def __invert__(self) -> Policy:
+        return _Not(self)
+
+
+class ProxyAlways(Policy):
+    """Everything that may be proxied is."""
+
+    __slots__ = ()
+
+    def judge(self, candidate: Candidate) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "ProxyAlways()"
+
+
+class ProxyNever(Policy):
+    """Nothing is proxied: calls pass through untouched."""
+
+    __slots__ = ()
+
+    def judge(self, candidate: Candidate) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "ProxyNever()"
+
+
+class ProxyType(Policy):
+    """Instances of the given types, subclasses included.
+
+    Args:
+        types: one or more classes.
+
+    Raises:
+        TypeError: there are none, or one is not a class.
+    """
+
+    __slots__ = ("types",)
+
+    def __init__(self, *types: type) -> None:
+        if not types or not all(isinstance(one, type) for one in types):
+            raise TypeError("ProxyType takes one or more classes, like ProxyType(list, str)")
+        self.types = types
+
+    def judge(self, candidate: Candidate) -> bool:
+        return isinstance(candidate.obj, self.types)
+
+    def __repr__(self) -> str:
+        return f"ProxyType({', '.join(map(name_of, self.types))})"
+
+
+class ProxySize(Policy):
+    """Objects whose serialized size is at least ``minimum``.
+
+    The size is the exact one, of pickle and buffers together. Objects are serialized to learn
+    it, once, and then stored or sent in that form.
+
+    Args:
+        minimum: bytes, or a string with a unit: ``"100 kB"``, ``"1 MB"``, ``"1.5 MiB"``.
+
+    Raises:
+        ValueError: ``minimum`` is negative, or not a size.
+    """
+
+    __slots__ = ("minimum",)
+
+    def __init__(self, minimum: int | str) -> None:
+        self.minimum = parse_size(minimum)
+
+    def judge(self, candidate: Candidate) -> bool:
+        bound = _BOUNDS.get(type(candidate.obj))
+        if bound is not None and bound(candidate.obj) < self.minimum:
+            return False
+        return candidate.size >= self.minimum
+
+    def __repr__(self) -> str:
+        return f"ProxySize({self.minimum})"
+
+
+class _All(Policy):
+    __slots__ = ("first", "second")
+
+    def __init__(self, first: ShouldProxy, second: ShouldProxy) -> None:
+        self.first, self.second = first, second
+
+    def judge(self, candidate: Candidate) -> bool:
+        return _judge(self.first, candidate) and _judge(self.second, candidate)
+
+    def __repr__(self) -> str:
+        return f"({self.first!r} & {self.second!r})"
+
+
+class _Any(Policy):
+    __slots__ = ("first", "second")
+
+    def __init__(self, first: ShouldProxy, second: ShouldProxy) -> None:
+        self.first, self.second = first, second
+
+    def judge(self, candidate: Candidate) -> bool:
+        return _judge(self.first, candidate) or _judge(self.second, candidate)
+
+    def __repr__(self) -> str:
+        return f"({self.first!r} | {self.second!r})"
+
+
+class _Not(Policy):
+    __slots__ = ("policy",)
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def judge(self, candidate: Candidate) -> bool:
+        return not self.policy.judge(candidate)
+
+    def __repr__(self) -> str:
+        return f"~{self.policy!r}"
+
+
+def is_proxied(policy: ShouldProxy, candidate: Candidate) -> bool:
+    """Tell whether ``candidate`` is to be stored: what may be, and what the policy wants.
+
+    Raises:
+        PolicyError: the policy raised.
+        SerializationError: the policy asked for the size of what cannot be serialized.
+    """
+    if isinstance(candidate.obj, _NEVER):
+        return False
+    try:
+        return _judge(policy, candidate)
+    except SerializationError:
+        raise
+    except Exception as error:
+        kind, reason = name_of(type(candidate.obj)), f"{type(error).__name__}: {error}"
+        raise PolicyError(repr(policy), candidate.what, kind, reason) from error
+
+
+def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:
+    if isinstance(policy, Policy):
+        return policy.judge(candidate)
+    return bool(policy(candidate.obj))
+
+
+_NEVER = (
+    type(None),
+    bool,
+    type(...),
+    type(NotImplemented),
+    type,
+    types.ModuleType,
+    enum.Enum,
+)
+
+# Upper bounds in bytes for the pickles of simple objects, which need not be made to know
+# that they are small. Exact types only: what a subclass pickles is its own affair.
+_BOUNDS: dict[type, Callable[[Any], int]] = {
+    int: lambda obj: obj.bit_length() // 8 + 32,
+    float: lambda obj: 32,
+    complex: lambda obj: 96,
+    str: lambda obj: 4 * len(obj) + 32,
+    bytes: lambda obj: len(obj) + 32,
+    type(None): lambda obj: 32,
+    bool: lambda obj: 32,
+}

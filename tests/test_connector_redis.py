@@ -1,0 +1,713 @@
+"""The Redis connector against the suite and real servers, and what only it promises."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import pytest
+import redis as redis_py
+
+from proxyexec_connectors import attach, connect
+from proxyexec_connectors import redis as connector_module
+from proxyexec_connectors._redis_link import Packer
+from proxyexec_connectors._redis_session import remove
+from proxyexec_connectors.errors import (
+    ConnectorClosedError,
+    ConnectorError,
+    ConnectorFullError,
+    ConnectorUnavailableError,
+    CorruptObjectError,
+)
+from proxyexec_connectors.redis import RedisConnector
+from proxyexec_connectors.testing import ConnectorSuite
+from tests.redis_server import redis_server
+
+PASSWORD = "s3cret:/@ #%"
+
+
+class TestRedisConnector(ConnectorSuite):
+    @pytest.fixture
+    def another(self, redis_url):
+        opened = []
+
+        def another():
+            opened.append(RedisConnector(redis_url))
+            return opened[-1]
+
+        yield another
+        for connector in opened:
+            connector.close()
+        with server_client(redis_url) as client:
+            assert client.keys() == []
+
+    @pytest.fixture
+    def connector(self, another):
+        return another()
+
+
+class TestRedisConnectorInPieces(TestRedisConnector):
+    """Again, with sizes at which most objects take several pieces and transactions."""
+
+    @pytest.fixture(autouse=True)
+    def small_sizes(self, monkeypatch):
+        monkeypatch.setattr(connector_module, "_PIECE_BYTES", 100_000)
+        monkeypatch.setattr(connector_module, "_BATCH_BYTES", 350_000)
+
+
+def server_client(url):
+    return closing(redis_py.Redis.from_url(url))
+
+
+@pytest.fixture
+def connector(redis_url):
+    with closing(RedisConnector(redis_url)) as connector:
+        yield connector
+
+
+@pytest.fixture
+def client(redis_url):
+    with server_client(redis_url) as client:
+        client.flushall()
+        yield client
+
+
+def contents(frames):
+    return [bytes(frame) for frame in frames]
+
+
+def ttls(client):
+    return {key: client.pttl(key) for key in client.scan_iter(count=1000)}
+
+
+def run_python(code, *args):
+    """Start a process that runs ``code``; it is an owner of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+# --- places --------------------------------------------------------------------------------
+
+
+def in_another_process(connector):
+    """What another process that has the connector unpickled reads and writes."""
+    code = (
+        "import pickle, sys\n"
+        "connector = pickle.loads(sys.stdin.buffer.read())\n"
+        "connector.put('reply', connector.get('key'))\n"
+        "connector.close()\n"
+    )
+    process = run_python(code)
+    process.communicate(pickle.dumps(connector), timeout=60)
+    assert process.returncode == 0
+    return contents(connector.get("reply"))
+
+
+def speaks_without(secret, connector):
+    for text in (repr(connector), connector.url, connector.address, str(vars(connector))):
+        assert secret not in text
+
+
+def test_password():
+    with redis_server(requirepass=PASSWORD) as server:
+        with closing(connect(server.url)) as connector:
+            connector.put("key", [b"x"])
+            speaks_without(PASSWORD, connector)
+            speaks_without("s3cret", connector)
+            assert in_another_process(connector) == [b"x"]
+            # A process that has opened the place by its URL knows the password already.
+            with closing(attach(connector.address)) as attached:
+                assert contents(attached.get("key")) == [b"x"]
+            address = connector.address
+        del connector, attached
+        gc.collect()
+        with pytest.raises(ConnectorUnavailableError, match="password.*by its URL first"):
+            attach(address)
+        wrong = server.url.replace("s3cret", "wr0ng")
+        with pytest.raises(ConnectorUnavailableError) as refused:
+            RedisConnector(wrong)
+        said = "".join((str(refused.value), repr(refused.value), str(refused.value.__cause__)))
+        assert "wr0ng" not in said
+
+
+def test_password_in_the_query():
+    with redis_server(requirepass="s3cret") as server:
+        url = f"redis://127.0.0.1:{server.port}?password=s3cret&db=3"
+        with closing(RedisConnector(url)) as connector:
+            speaks_without("s3cret", connector)
+            assert connector.url.endswith("/3")
+
+
+def test_acl_user():
+    rules = ["worker", "on", ">pa55word", "~proxyexec:*", "+@all", "-@dangerous"]
+    with redis_server(user=rules, requirepass="other") as server:
+        url = f"redis://worker:pa55word@127.0.0.1:{server.port}/0"
+        with closing(RedisConnector(url)) as connector:
+            connector.put("key", [b"x"])
+            speaks_without("pa55word", connector)
+            assert "worker@" in connector.url
+            assert in_another_process(connector) == [b"x"]
+        with server.client() as client:
+            client.acl_setuser(
+                "reader", enabled=True, passwords="+r", keys="*", categories="+@read"
+            )
+        with pytest.raises(ConnectorUnavailableError, match="permission"):
+            RedisConnector(f"redis://reader:r@127.0.0.1:{server.port}/0")
+
+
+def test_databases_are_places_of_their_own(redis_url):
+    with closing(RedisConnector(redis_url[:-1] + "5")) as connector:
+        connector.put("key", [b"x"])
+        with server_client(connector.url) as client:
+            assert client.exists(b"proxyexec:sessions")
+        assert in_another_process(connector) == [b"x"]
+
+
+def test_unix_socket():
+    with redis_server(unixsocket="s.sock") as server:
+        url = f"unix://{server.directory}/s.sock?db=2"
+        with closing(connect(url)) as connector:
+            assert connector.url == url
+            connector.put("key", [b"x"])
+            assert in_another_process(connector) == [b"x"]
+            with closing(attach(connector.address)) as attached:
+                assert contents(attached.get("key")) == [b"x"]
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl command to make a certificate with")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return {"tls_cert_file": str(cert), "tls_key_file": str(key), "tls_ca_cert_file": str(cert)}
+
+
+def test_tls(certificate):
+    try:
+        server = redis_server(requirepass=PASSWORD, **certificate)
+        server = server.__enter__()
+    except RuntimeError as error:
+        if "Bad directive" in str(error) or "tls" not in str(error).lower():
+            raise
+        pytest.skip("this redis-server was built without TLS")
+    try:
+        with closing(connect(server.url)) as connector:
+            connector.put("key", [b"x" * 1_000_000])
+            assert connector.url == f"rediss://127.0.0.1:{server.port}/0"
+            assert in_another_process(connector) == [b"x" * 1_000_000]
+            with closing(attach(connector.address)) as attached:
+                assert contents(attached.get("key")) == [b"x" * 1_000_000]
+        with pytest.raises(ConnectorUnavailableError, match="(?i)certificate"):
+            RedisConnector(server.url.partition("?")[0])
+    finally:
+        server.stop()
+
+
+def test_options_in_the_query(redis_url, client):
+    with closing(connect(f"{redis_url}?ttl=100&grace=50&max_connections=3&timeout=7")) as connector:
+        connector.put("key", [b"x"])
+        assert connector._options == (100, 50, 3, 7)
+        assert pickle.loads(pickle.dumps(connector))._options == connector._options
+        with closing(attach(connector.address)) as attached:
+            assert attached._options == connector._options
+        assert 90_000 < client.pttl(connector._name("key")) <= 100_000
+
+
+@pytest.mark.parametrize(
+    "bad", ["?ttl=0", "?grace=-1", "?ttl=soon", "?db=x", "?colour=red", "?max_connections=0"]
+)
+def test_options_that_make_no_sense(redis_url, bad):
+    with pytest.raises(ValueError):
+        RedisConnector(redis_url + bad)
+
+
+def test_a_password_that_breaks_the_url_is_not_quoted():
+    with pytest.raises(ValueError, match="percent-encoded") as error:
+        RedisConnector("redis://:se/cret@127.0.0.1:6379/0")
+    assert "cret" not in str(error.value)
+    assert ":se" not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+def test_an_address_without_session(redis_url):
+    with pytest.raises(ValueError, match="session"):
+        RedisConnector.attach(redis_url)
+
+
+# --- bytes on the wire ---------------------------------------------------------------------
+
+
+def test_replies_are_parsed_by_hiredis(connector):
+    connection = connector._link._pool.get_connection()
+    try:
+        assert type(connection._parser).__name__ == "_HiredisParser"
+    finally:
+        connector._link._pool.release(connection)
+
+
+def test_big_frames_are_sent_from_where_they_lie(connector, monkeypatch):
+    sent = []
+    pack = Packer.pack
+
+    def spy(self, *command):
+        buffers = pack(self, *command)
+        sent.extend(buffers)
+        return buffers
+
+    monkeypatch.setattr(Packer, "pack", spy)
+    frame = bytearray(1_000_000)
+    connector.put("key", [b"small", frame])
+    [view] = [buffer for buffer in sent if isinstance(buffer, memoryview)]
+    assert view.obj is frame
+    assert max(len(buffer) for buffer in sent if isinstance(buffer, bytes)) < 10_000
+    # redis-py passes them on to the socket one by one.
+    connection = connector._link._pool.get_connection()
+    try:
+        chunks = connection.pack_commands([("HSET", b"key", b"0", memoryview(frame))])
+        assert [chunk.obj is frame for chunk in chunks if isinstance(chunk, memoryview)] == [True]
+        assert b"".join(chunks) == b"".join(
+            redis_py.connection.PythonRespSerializer(6000, connection.encoder.encode).pack(
+                "HSET", b"key", b"0", memoryview(frame)
+            )
+        )
+    finally:
+        connector._link._pool.release(connection)
+
+
+def test_an_object_above_the_batch_size_goes_in_several_transactions(connector, client):
+    frames = [os.urandom(70 << 20), b"", os.urandom(5 << 20)]
+    connector.put("key", frames)
+    assert contents(connector.get("key")) == frames
+    assert not [key for key in client.keys() if b":t:" in key]
+
+
+def test_pieces_of_a_frame_are_of_the_given_size(connector, client, monkeypatch):
+    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 10)
+    connector.put("key", [b"x" * 25, b"", b"y" * 10])
+    stored = client.hgetall(connector._name("key"))
+    assert stored == {
+        b"l": b"10+10+5 0 10",
+        **{b"0": b"x" * 10, b"1": b"x" * 10, b"2": b"x" * 5, b"3": b"y" * 10},
+    }
+    # A reader with another piece size reads it all the same.
+    monkeypatch.undo()
+    assert contents(connector.get("key")) == [b"x" * 25, b"", b"y" * 10]
+
+
+def test_fortran_order(connector):
+    numpy = pytest.importorskip("numpy")
+    array = numpy.asfortranarray(numpy.arange(6).reshape(2, 3))
+    connector.put("key", [pickle.PickleBuffer(array), numpy.array(7)])
+    assert contents(connector.get("key")) == [array.tobytes(order="F"), numpy.array(7).tobytes()]
+
+
+def test_connections_are_bounded(redis_url, client):
+    with closing(RedisConnector(redis_url, max_connections=2)) as connector:
+        before = len(client.client_list())
+        barrier = threading.Barrier(12)
+
+        def use():
+            barrier.wait(60)
+            for _ in range(20):
+                connector.put("key", [b"x" * 10_000])
+                connector.get("key")
+
+        threads = [threading.Thread(target=use) for _ in range(11)]
+        for thread in threads:
+            thread.start()
+        barrier.wait(60)
+        for thread in threads:
+            thread.join()
+        assert len(client.client_list()) <= before + 2
+
+
+def test_lost_connections_are_made_anew(connector, client):
+    connector.put("key", [b"x"])
+    client.client_kill_filter(_type="normal", skipme=True)
+    assert contents(connector.get("key")) == [b"x"]
+    client.client_kill_filter(_type="normal", skipme=True)
+    connector.put("other", [b"x"])
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_a_put_whose_answer_was_lost_is_repeated_without_harm(connector, client, monkeypatch, big):
+    if big:
+        monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
+        monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
+    frames = [os.urandom(150_000), b"tail"]
+    attempt = connector._link._attempt
+    lost = []
+
+    def lose_each_answer_once(commands, atomic):
+        replies = attempt(commands, atomic)
+        if commands not in lost:
+            lost.append(commands)
+            raise redis_py.ConnectionError("lost on the way back")
+        return replies
+
+    monkeypatch.setattr(connector._link, "_attempt", lose_each_answer_once)
+    connector.put("key", frames)
+    monkeypatch.undo()
+    assert len(lost) == (3 if big else 1)
+    assert contents(connector.get("key")) == frames
+    assert connector.usage().objects == 1
+    assert not [key for key in client.keys() if b":t:" in key]
+
+
+def test_a_big_object_that_lost_a_part_on_the_way_is_never_seen(connector, client, monkeypatch):
+    monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
+    run = connector._link.run
+
+    def run_and_lose(commands, **options):
+        replies = run(commands, **options)
+        if any(command[0] == "HSET" for command in commands):
+            client.delete(*[key for key in client.keys() if b":t:" in key] or [b"none"])
+        return replies
+
+    monkeypatch.setattr(connector._link, "run", run_and_lose)
+    with pytest.raises(ConnectorUnavailableError, match="lost a part"):
+        connector.put("key", [bytes(200_000)])
+    monkeypatch.undo()
+    assert not connector.exists("key")
+    assert connector.usage() == (0, 0)
+
+
+# --- time to live, sessions, sweeping ------------------------------------------------------
+
+
+def test_every_key_has_a_time_to_live(redis_url, client, monkeypatch):
+    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
+    monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
+    seen = {}
+    with closing(RedisConnector(redis_url, ttl=500, grace=50)) as connector:
+        run = connector._link.run
+
+        def run_and_look(commands, **options):
+            replies = run(commands, **options)
+            seen.update(ttls(client))
+            return replies
+
+        monkeypatch.setattr(connector._link, "run", run_and_look)
+        connector.put("key", [b"x" * 200_000])
+        connector.put("other", [])
+    assert [key for key in seen if b":t:" in key], "the temporary key was not looked at"
+    kinds = {b":o:": 500, b":t:": 500, b":index": 500, b":alive": 50, b":sessions": 7 * 86400}
+    for key, ttl in seen.items():
+        [most] = [seconds for kind, seconds in kinds.items() if kind in key]
+        assert 0 < ttl <= most * 1000, key
+    assert client.keys() == []
+
+
+def test_a_heartbeat_renews(redis_url, client):
+    with closing(RedisConnector(redis_url, ttl=1000, grace=100)) as connector:
+        connector.put("key", [b"x"])
+        names = connector._names
+        for key in (names.alive, names.index, connector._name("key"), b"proxyexec:sessions"):
+            client.expire(key, 10)
+        connector._ownership.beat()
+        assert client.ttl(names.alive) > 90
+        assert client.ttl(b"proxyexec:sessions") > 1000
+        # Not due yet: a third of the time to live has not passed.
+        assert client.ttl(connector._name("key")) <= 10
+        connector._ownership._renewed -= 400
+        connector._ownership.beat()
+        assert client.ttl(connector._name("key")) > 900
+        assert client.ttl(names.index) > 900
+
+
+def test_the_thread_beats_by_itself(redis_url, monkeypatch):
+    beaten = threading.Event()
+    with closing(RedisConnector(redis_url, grace=0.03)) as connector:
+        monkeypatch.setattr(connector._ownership, "beat", beaten.set)
+        assert beaten.wait(30)
+
+
+def test_a_lost_heartbeat_is_not_the_last(redis_url, monkeypatch, caplog):
+    beaten = threading.Event()
+
+    def beat():
+        if not caplog.records:
+            raise ConnectorUnavailableError("redis://there", "gone")
+        beaten.set()
+
+    caplog.set_level(logging.WARNING, "proxyexec_connectors")
+    with closing(RedisConnector(redis_url, grace=0.03)) as connector:
+        monkeypatch.setattr(connector._ownership, "beat", beat)
+        assert beaten.wait(30)
+
+
+OWNER = """
+import sys
+from proxyexec_connectors.redis import RedisConnector
+connector = RedisConnector(sys.argv[1], grace=1000)
+connector.put("key", [b"x"])
+print(connector.address, flush=True)
+sys.stdin.read()
+"""
+
+
+def killed_owner(redis_url):
+    """The address of a session whose owner was killed a moment ago."""
+    process = run_python(OWNER, redis_url)
+    address = process.stdout.readline().decode().strip()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return address
+
+
+def test_a_dead_owners_session_is_swept(redis_url, client):
+    address = killed_owner(redis_url)
+    with closing(attach(address)) as orphan:
+        assert orphan.exists("key")
+        temporary = orphan._names.new_temporary()
+        client.hset(orphan._names.prefix + temporary, "0", b"a part")
+        client.hset(orphan._names.index, temporary, b"")
+        with closing(RedisConnector(redis_url)):
+            assert orphan.exists("key"), "swept before its grace had run out"
+        # Stands for the time of grace.
+        client.delete(orphan._names.alive)
+        with closing(RedisConnector(redis_url)) as connector:
+            assert not orphan.exists("key")
+            assert not [key for key in client.keys() if orphan._names.prefix in key]
+            # A worker of the dead owner comes late: the next one who opens cleans up after it.
+            orphan.put("late", [b"x"])
+            assert orphan.exists("late")
+            with closing(RedisConnector(redis_url)):
+                assert not orphan.exists("late")
+            assert connector.usage() == (0, 0)
+    assert client.keys() == []
+
+
+def test_a_living_session_is_not_swept(redis_url, connector):
+    connector.put("key", [b"x"])
+    with closing(RedisConnector(redis_url)) as other:
+        other.put("key", [b"y"])
+        with closing(RedisConnector(redis_url)):
+            assert contents(connector.get("key")) == [b"x"]
+            assert contents(other.get("key")) == [b"y"]
+
+
+def test_objects_stored_while_their_session_is_removed_are_not_forgotten(
+    connector, client, monkeypatch
+):
+    late = iter(["one", "two"])
+    run = connector._link.run
+
+    def run_and_store(commands, **options):
+        replies = run(commands, **options)
+        if commands[0][0] == "HKEYS" and (key := next(late, None)):
+            connector.put(key, [b"x"])
+        return replies
+
+    connector.put("key", [b"x"])
+    monkeypatch.setattr(connector._link, "run", run_and_store)
+    remove(connector._link, connector._names)
+    assert client.keys() == []
+
+
+def test_many_objects_are_removed(redis_url, client):
+    connector = RedisConnector(redis_url)
+    connector.put_many({f"key {n}": [b"x"] for n in range(3500)})
+    assert connector.usage().objects == 3500
+    connector._ownership.renew()
+    connector.close()
+    assert client.keys() == []
+
+
+def test_a_dropped_connector_removes_its_session(redis_url, client):
+    connector = RedisConnector(redis_url)
+    connector.put("key", [b"x"])
+    thread, dropped = connector._ownership._thread, weakref.ref(connector)
+    del connector
+    gc.collect()
+    assert dropped() is None
+    assert not thread.is_alive()
+    assert client.keys() == []
+
+
+def test_a_connector_dropped_by_its_own_heartbeat(redis_url, client, monkeypatch):
+    connector = RedisConnector(redis_url, grace=0.03)
+    connector.put("key", [b"x"])
+    ownership = connector._ownership
+    beat = ownership.beat
+    holder = [connector]
+
+    def collected_in_the_middle():
+        holder.clear()
+        beat()
+
+    del connector
+    monkeypatch.setattr(ownership, "beat", collected_in_the_middle)
+    ownership._thread.join(30)
+    assert not ownership._thread.is_alive()
+    assert client.keys() == []
+
+
+def test_the_end_of_the_interpreter_removes_the_session(redis_url, client):
+    process = run_python(OWNER, redis_url)
+    assert process.stdout.readline()
+    process.communicate(b"", timeout=60)
+    assert process.returncode == 0
+    assert client.keys() == []
+
+
+def test_the_heartbeat_stops_at_close(redis_url):
+    connector = RedisConnector(redis_url)
+    thread = connector._ownership._thread
+    assert thread.is_alive()
+    connector.close()
+    assert not thread.is_alive()
+
+
+# --- what can go wrong ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pieces", [1, 100])
+def test_a_full_server(pieces, monkeypatch):
+    size = 40_000_000
+    monkeypatch.setattr(connector_module, "_PIECE_BYTES", size // pieces)
+    monkeypatch.setattr(connector_module, "_BATCH_BYTES", size // pieces)
+    with redis_server(maxmemory="20mb", maxmemory_policy="noeviction") as server:
+        with closing(RedisConnector(server.url)) as connector, server.client() as client:
+            connector.put("small", [b"x"])
+            with pytest.raises(ConnectorFullError) as full:
+                connector.put("big", [bytes(size)])
+            assert full.value.needed >= size
+            assert not [key for key in client.keys() if b":t:" in key]
+            assert contents(connector.get("small")) == [b"x"]
+            assert not connector.exists("big")
+            assert connector.usage().objects == 1
+            connector.put("after", [b"x"])
+
+
+def test_a_server_that_went_down_and_came_back():
+    with redis_server() as server:
+        connector = RedisConnector(server.url)
+        connector.put("key", [b"x"])
+        server.kill()
+        for use in (
+            lambda: connector.put("key", [b"x"]),
+            lambda: connector.get("key"),
+            lambda: RedisConnector(server.url),
+            lambda: attach(connector.address),
+        ):
+            with pytest.raises(ConnectorUnavailableError, match=str(server.port)):
+                use()
+        server.start()
+        assert connector.get("key") is None
+        connector.put("key", [b"y"])
+        assert contents(connector.get("key")) == [b"y"]
+        connector._ownership.beat()
+        connector.close()
+        with server.client() as client:
+            assert client.keys() == []
+
+
+def test_closing_when_the_server_is_gone():
+    with redis_server() as server:
+        connector = RedisConnector(server.url)
+        server.kill()
+        with pytest.raises(ConnectorUnavailableError):
+            connector.close()
+        connector.close()
+        with pytest.raises(ConnectorClosedError):
+            connector.get("key")
+
+
+def test_a_close_ends_what_other_threads_wait_for():
+    """A close in the middle of another thread's command is told as that, and leaks nothing."""
+    with redis_server() as server:
+        connector = RedisConnector(server.url)
+        server.process.send_signal(signal.SIGSTOP)
+        waiting = threading.Event()
+        attempt = connector._link._attempt
+
+        def announced(commands, atomic):
+            waiting.set()
+            return attempt(commands, atomic)
+
+        connector._link._attempt = announced
+        outcome = []
+
+        def use():
+            try:
+                outcome.append(connector.get("key"))
+            except ConnectorError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        waiting.wait(30)
+        connector._link.close()
+        server.process.send_signal(signal.SIGCONT)
+        thread.join(30)
+        connector.close()
+        assert [type(one) for one in outcome] == [ConnectorClosedError]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda client, key: client.hdel(key, "l"), id="no layout"),
+        pytest.param(lambda client, key: client.hset(key, "l", "x"), id="unreadable layout"),
+        pytest.param(lambda client, key: client.hset(key, "l", "3"), id="another layout"),
+        pytest.param(lambda client, key: client.hdel(key, "1"), id="no piece"),
+        pytest.param(lambda client, key: client.hset(key, "0", "sh"), id="short piece"),
+        pytest.param(lambda client, key: client.hset(key, "9", "x"), id="odd piece"),
+        pytest.param(lambda client, key: client.set(key, "x"), id="another type"),
+    ],
+)
+def test_damaged_objects(connector, client, damage):
+    connector.put("key", [b"abc", b"defg"])
+    connector.put("whole", [b"x"])
+    damage(client, connector._name("key"))
+    with pytest.raises(CorruptObjectError, match="'key'"):
+        connector.get("key")
+    assert contents(connector.get("whole")) == [b"x"]
+
+
+def test_objects_that_ran_out_are_missing(connector, client):
+    connector.put("key", [b"x"])
+    client.delete(connector._name("key"))
+    assert connector.get("key") is None
+    connector.put("key", [b"longer"])
+    assert connector.usage().bytes >= 6
+    connector.evict(["key"])
+    assert connector.usage() == (0, 0)
+
+
+def test_urls_of_every_kind_can_be_spoken_of():
+    for url, public in {
+        "redis://": "redis://localhost:6379/0",
+        "redis://u:p@h:1/2?ttl=3": "redis://u@h:1/2",
+        "rediss://:p@h": "rediss://h:6379/0",
+        "redis://[::1]:7/": "redis://[::1]:7/0",
+        "unix://u:p@/a/b c?db=4": "unix://u@/a/b%20c?db=4",
+    }.items():
+        place = connector_module.Place(url)
+        assert place.public == public
+        again = connector_module.Place(place.address("s", connector_module._DEFAULT))
+        assert again.public == public
+        assert again.session == "s"
+        assert urlsplit(again.given).password is None
