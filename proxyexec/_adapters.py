@@ -49,7 +49,8 @@ def _main_in_workers(
     A forked worker's is a copy of ours. Others import ours again, unless it came from nowhere
     that can be imported (an interactive session, ``python -c``).
     """
-    if executor._mp_context.get_start_method() == "fork":  # type: ignore[attr-defined]
+    context = executor._mp_context
+    if context is not None and context.get_start_method() == "fork":
         return "reference"
     main = sys.modules["__main__"]
     importable = getattr(main, "__spec__", None) or getattr(main, "__file__", None)

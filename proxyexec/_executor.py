@@ -8,29 +8,32 @@ evicted. Nothing here knows backends or frameworks.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
 from proxyexec._adapters import adapt
-from proxyexec._future import Deferred, TaskFuture
+from proxyexec._call import Call, ChunkCall, PassedCall, Tasks
+from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import chunked_results, results
-from proxyexec._proxy import Proxy, is_proxy, lease_of, make_proxy, reference_of
+from proxyexec._proxy import is_proxy
 from proxyexec._serialize import PickleSerializer
-from proxyexec._store import Store, store_at
-from proxyexec._task import ChunkTask, Context, Inline, Stored, Task, blob_of, chunk_key
+from proxyexec._store import Store
+from proxyexec._task import (
+    ChunkTask,
+    Context,
+    Task,
+    blob_of,
+)
 from proxyexec.policy import ProxyNever, ShouldProxy
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec
-
-    from proxyexec._ownership import Lease
 
     P = ParamSpec("P")
 
@@ -95,7 +98,7 @@ class StoreExecutor(Executor):
             serializer = PickleSerializer(main="value")
         self._context = Context(self._store, policy, serializer, lazy, os.getpid())
         self._blob = blob_of(self._context) if base.crosses else b""
-        self._tasks = _Tasks(self._store, close_store=close_store, ownership=ownership)
+        self._tasks = Tasks(self._store, close_store=close_store, ownership=ownership)
         weakref.finalize(self, self._tasks.no_more).atexit = False
 
     @property
@@ -103,9 +106,7 @@ class StoreExecutor(Executor):
         """Where this executor keeps objects."""
         return self._store
 
-    def submit(  # type: ignore[override]  # proxies stand for what they are proxies of
-        self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> TaskFuture[R]:
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Schedule ``fn(*args, **kwargs)`` and return its future.
 
         What is wrong with the call's data (it cannot be pickled, the store is full, the policy
@@ -115,10 +116,9 @@ class StoreExecutor(Executor):
             RuntimeError: the executor is shut down, or its pool broken.
         """
         self._tasks.add()
-        call = _Call(self._tasks, self._context)
         if self._never and not self._needs_care(fn, args, kwargs):
-            return self._start(call, fn, args, kwargs)
-        return self._submit(Task, call, fn, args, kwargs)
+            return self._start(PassedCall(self._tasks), fn, args, kwargs)
+        return self._submit(Task, Call(self._tasks, self._context, self._crosses), fn, args, kwargs)
 
     def map(
         self,
@@ -171,48 +171,37 @@ class StoreExecutor(Executor):
         )
 
     def _submit(
-        self, kind: type[Task], call: _Call, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
+        self, kind: type[Task], call: Call, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
-        name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
         try:
-            packed = call.take(self._context.pack_function(fn, crossing=self._crosses))
+            travels = call.pack_function(fn)
             pack = call.pack_chunk if kind is ChunkTask else call.pack
-            args = [
-                pack(value, f"argument {position} of {name}", self._crosses)
-                for position, value in enumerate(args)
-            ]
+            args = [pack(value, position, fn) for position, value in enumerate(args)]
             if kwargs:
-                kwargs = {
-                    key: call.pack(value, f"argument {key!r} of {name}", self._crosses)
-                    for key, value in kwargs.items()
-                }
+                kwargs = {name: call.pack(value, name, fn) for name, value in kwargs.items()}
         except BaseException as error:
-            call.reject(error)
-            if not isinstance(error, Exception):
-                raise
-            future: TaskFuture[Any] = TaskFuture()
-            future.set_exception(error)
-            return future
-        task = kind(fn, packed, self._context, self._blob, call.key)
+            call.end(error, cancelled=False)
+            if isinstance(error, Exception):
+                return failed_future(error)
+            raise
+        task = kind(fn, travels, self._context, self._blob, call.key)
         return self._start(call, task, args, kwargs)
 
     def _start(
-        self, call: _Call, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
+        self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
-        future: TaskFuture[Any] = TaskFuture()
         try:
             base = self._base.submit(fn, *args, **kwargs)
         except BaseException as error:
-            call.reject(error)
+            call.end(error, cancelled=False)
             raise
-        future.follow(base, call)
-        return future
+        return future_of(base, call)
 
     def _submit_chunk(self, fn: Any, chunk: Sequence[Sequence[Any]]) -> TaskFuture[list[Any]]:
         self._tasks.add()
-        call = _ChunkCall(self._tasks, self._context, len(chunk))
         if self._never and not self._needs_care(fn, [x for one in chunk for x in one], {}):
-            return self._start(call, _ApplyAll(fn), chunk, {})
+            return self._start(PassedCall(self._tasks), _ApplyAll(fn), chunk, {})
+        call = ChunkCall(self._tasks, self._context, self._crosses, len(chunk))
         return self._submit(ChunkTask, call, fn, chunk, {})
 
 
@@ -224,148 +213,6 @@ class _ApplyAll:
 
     def __call__(self, *chunk: Sequence[Any]) -> list[Any]:
         return [self.function(*arguments) for arguments in chunk]
-
-
-class _Tasks:
-    """The tasks of one executor that are in flight, and what happens after the last one."""
-
-    def __init__(self, store: Store, *, close_store: bool, ownership: bool) -> None:
-        self.store = store
-        self.ownership = ownership
-        # Results of tasks whose pool broke: other workers may have been writing when their
-        # futures failed, so these keys are evicted once more when all workers are gone.
-        self.doubtful: list[str] = []
-        self._close_store = close_store
-        self._in_flight = 0
-        self._ended = False
-        self._lock = threading.Lock()
-
-    def add(self) -> None:
-        with self._lock:
-            if self._ended:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._in_flight += 1
-
-    def done(self) -> None:
-        with self._lock:
-            self._in_flight -= 1
-            last = self._ended and not self._in_flight
-        if last:
-            self._finish()
-
-    def no_more(self) -> None:
-        with self._lock:
-            first, self._ended = not self._ended, True
-            last = first and not self._in_flight
-        if last:
-            self._finish()
-
-    def _finish(self) -> None:
-        self.store.evict_soon(self.doubtful)
-        if self._close_store:
-            self.store.close_when_released()
-
-
-class _Call:
-    """One call, seen from the client: what it holds, and what becomes of its outcome."""
-
-    __slots__ = ("_context", "_leases", "_tasks", "key")
-
-    def __init__(self, tasks: _Tasks, context: Context) -> None:
-        self._tasks = tasks
-        self._context = context
-        self._leases: list[Lease] = []
-        self.key = context.store.new_key()
-
-    def pack(self, obj: Any, what: str, crossing: bool) -> Any:
-        """Make an argument ready to travel, and hold what it needs until the task has ended."""
-        context = self._context
-        packed = context.pack(obj, context.store.new_key(), what, crossing=crossing)
-        return self.take(packed)
-
-    def pack_chunk(self, arguments: Sequence[Any], what: str, crossing: bool) -> Any:
-        return tuple(self.pack(value, what, crossing) for value in arguments)
-
-    def take(self, packed: Any) -> Any:
-        travels, key, proxies = packed
-        if key is not None:
-            self._leases.append(self._context.store.take(key, _leases_on(proxies)))
-        elif proxies:
-            self._leases.extend(_leases_on(proxies))
-        return travels
-
-    def accept(self, outcome: Any) -> Any:
-        try:
-            return self._open(outcome, self.key)
-        except BaseException as error:
-            self._evict(error)
-            raise
-        finally:
-            self._end()
-
-    def reject(self, error: BaseException | None) -> None:
-        self._evict(error)
-        self._end()
-
-    def _open(self, outcome: Any, key: str) -> Any:
-        """Turn an outcome into what the caller gets."""
-        if type(outcome) is Inline:
-            return self._context.load(outcome)
-        if type(outcome) is not Stored:
-            return outcome
-        reference = outcome.reference
-        store = store_at(reference.address)
-        lease = store.join(reference.key)
-        if lease is None and reference.key == key and self._tasks.ownership:
-            companions = _leases_on(map(make_proxy, outcome.embedded))
-            lease = store.take(key, companions)
-        if self._context.lazy:
-            return make_proxy(reference, lease)
-        return Deferred(lambda: store.get(reference), lease)
-
-    def _keys(self) -> list[str]:
-        return [self.key]
-
-    def _evict(self, error: BaseException | None) -> None:
-        keys = self._keys()
-        self._context.store.evict_soon(keys)
-        if isinstance(error, BrokenExecutor):
-            self._tasks.doubtful.extend(keys)
-
-    def _end(self) -> None:
-        for lease in self._leases:
-            lease.release()
-        self._leases.clear()
-        self._tasks.done()
-
-
-class _ChunkCall(_Call):
-    """Several calls that travel together."""
-
-    __slots__ = ("_length",)
-
-    def __init__(self, tasks: _Tasks, context: Context, length: int) -> None:
-        super().__init__(tasks, context)
-        self._length = length
-
-    def _open(self, outcome: Any, key: str) -> Any:
-        return [
-            super(_ChunkCall, self)._open(one, chunk_key(key, number))
-            for number, one in enumerate(outcome)
-        ]
-
-    def _keys(self) -> list[str]:
-        return [chunk_key(self.key, number) for number in range(self._length)]
-
-
-def _leases_on(proxies: Iterable[Proxy]) -> list[Lease]:
-    """New leases on the objects that proxies hold a lease on."""
-    joined = (
-        store_at(reference_of(proxy).address).join(reference_of(proxy).key)
-        for proxy in proxies
-        if lease_of(proxy) is not None
-    )
-    return [lease for lease in joined if lease is not None]
 
 
 def _as_store(store: Any) -> Store:

@@ -1,36 +1,85 @@
 """Futures of tasks: ``concurrent.futures.Future``, whatever the base executor returns.
 
-A :class:`TaskFuture` follows the base executor's future and settles when that does. It knows
-nothing of policies or stores: what becomes of the base future's outcome is decided by the
-:class:`Receiver` that it was given.
+The future that a base executor of the standard library returns *becomes* a :class:`TaskFuture`;
+a second future, to be settled when the first one is, would cost as much as all the rest of a
+small task. Futures of other kinds are followed by one of ours.
+
+An executor's future is set to what came back from the worker, an *outcome*. What that means to
+the caller is known to the :class:`Call` that the future belongs to. Nothing here knows of
+policies or stores.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from proxyexec._ownership import Lease
 
-__all__ = ["Deferred", "Receiver", "TaskFuture"]
+__all__ = ["Call", "Deferred", "TaskFuture", "failed_future", "future_of"]
 
 R = TypeVar("R")
 
 
-class Receiver(Protocol):
-    """Takes what a base future came to. Exactly one of its methods is called, once."""
+class Call(Protocol):
+    """The client's side of a task."""
 
-    def accept(self, outcome: Any) -> Any:
-        """Return the result for an outcome, or a :class:`Deferred` one; may raise."""
+    def open(self, outcome: Any) -> Any:
+        """Return the result that an outcome stands for, the same one each time, or raise."""
         ...
 
-    def reject(self, error: BaseException | None) -> None:
-        """Clean up after a task that failed, or was cancelled (``None``)."""
+    def end(self, error: BaseException | None, *, cancelled: bool) -> None:
+        """Let go of what the task needed; after a failure, of what it may have stored too."""
         ...
+
+
+class TaskFuture(Future[R]):
+    """The future of one task. Made by executors, not by hand."""
+
+    _call: Call
+    _base: Any = None
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return the task's result, as :meth:`concurrent.futures.Future.result` does.
+
+        Raises:
+            CancelledError: the task was cancelled.
+            TimeoutError: it did not finish within ``timeout`` seconds.
+            Exception: what the task raised, or what kept its data from arriving.
+        """
+        try:
+            value = self._call.open(super().result(timeout))
+            return cast("R", value.get() if type(value) is Deferred else value)
+        finally:
+            del self  # as the standard library does: an error's traceback refers to this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what :meth:`result` would raise, if anything.
+
+        Raises:
+            CancelledError: the task was cancelled.
+            TimeoutError: it did not finish within ``timeout`` seconds.
+        """
+        error = super().exception(timeout)
+        if error is None:
+            try:
+                self.result(0)
+            except Exception as raised:  # noqa: BLE001 - it is what the caller asks for
+                return raised
+        return error
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not started; tell whether it is cancelled."""
+        base = self._base
+        return super().cancel() if base is None else bool(base.cancel())
+
+    def running(self) -> bool:
+        """Tell whether the task is being run."""
+        base = self._base
+        return super().running() if base is None else bool(base.running())
 
 
 class Deferred:
@@ -52,110 +101,83 @@ class Deferred:
 
     def get(self) -> Any:
         """Return the object, the same one each time, or raise what fetching it raised."""
-        error = self.error()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # the traceback refers to this frame
-        return self._value
-
-    def error(self) -> BaseException | None:
-        """Return what fetching the object raised, if it did."""
         fetch = self._fetch
         if fetch is not None:
             value, error = None, None
             try:
                 value = fetch()
-            except Exception as raised:  # noqa: BLE001 - it is raised by get()
+            except Exception as raised:  # noqa: BLE001 - it is raised below, each time
                 error = raised
-            with self._lock:
-                # Two threads may have fetched at the same time: the first one's object counts.
-                if self._fetch is not None:
-                    self._value, self._error = value, error
-                    self._fetch = None
-                    lease, self._lease = self._lease, None
-                    if lease is not None:
-                        lease.release()
-        return self._error
+            self._settle(value, error)
+            del error
+        if self._error is not None:
+            raise self._error
+        return self._value
 
-
-class TaskFuture(Future[R]):
-    """The future of one task. Made by executors, not by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._base: Any = None
-        self._receiver: Receiver | None = None
-
-    def follow(self, base: Any, receiver: Receiver) -> None:
-        """Settle when ``base`` does, with what ``receiver`` makes of its outcome."""
-        self._receiver = receiver
-        self._base = base
-        base.add_done_callback(self._settle)
-
-    def cancel(self) -> bool:
-        """Cancel the task if it has not started; tell whether it is cancelled."""
-        base = self._base
-        if base is None:  # settled, or about to be
-            return self.cancelled()
-        cancelled: bool = base.cancel()
-        return cancelled
-
-    def running(self) -> bool:
-        """Tell whether the task is being run."""
-        base = self._base
-        return base is not None and not self.done() and bool(base.running())
-
-    def result(self, timeout: float | None = None) -> R:
-        """Return the task's result, as :meth:`concurrent.futures.Future.result` does.
-
-        Raises:
-            CancelledError: the task was cancelled.
-            TimeoutError: it did not finish within ``timeout`` seconds.
-            Exception: what the task raised, or what kept its data from arriving.
-        """
-        try:
-            value: Any = super().result(timeout)
-            return value.get() if type(value) is Deferred else value
-        finally:
-            del self  # as the standard library does: the traceback refers to this frame
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what :meth:`result` would raise, if anything.
-
-        Raises:
-            CancelledError: the task was cancelled.
-            TimeoutError: it did not finish within ``timeout`` seconds.
-        """
-        error = super().exception(timeout)
-        if error is None:
-            value: Any = super().result(0)
-            if type(value) is Deferred:
-                return value.error()
-        return error
-
-    def _settle(self, base: Any) -> None:
-        receiver = self._receiver
-        if receiver is None:
-            return
-        # The base future keeps its callbacks, hence this future, for ever: break the cycle.
-        self._base = self._receiver = None
-        try:
-            if base.cancelled():
-                receiver.reject(None)
-                super().cancel()
-                self.set_running_or_notify_cancel()
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        with self._lock:
+            # Two threads may have fetched at the same time: the first one's object counts.
+            if self._fetch is None:
                 return
-            error = base.exception()
-            if error is None:
-                value = receiver.accept(base.result())
-            else:
-                receiver.reject(error)
-        except BaseException as raised:  # noqa: BLE001 - it reaches the caller by the future
+            self._value, self._error = value, error
+            self._fetch = None
+            lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+
+def future_of(base: Any, call: Call) -> TaskFuture[Any]:
+    """Return the future of ``call``, whose task the base executor promised ``base`` for."""
+    if type(base) is Future:
+        # Its executor may be setting it right now, or have done so: what it sets is an outcome
+        # all the same, and the callback runs in any case.
+        base._call = call  # type: ignore[attr-defined]
+        base.__class__ = TaskFuture
+        base.add_done_callback(_end)
+        return cast("TaskFuture[Any]", base)
+    future: TaskFuture[Any] = TaskFuture()
+    future._call = call
+    future._base = base
+    future.add_done_callback(_end)
+    base.add_done_callback(_Follower(future))
+    return future
+
+
+def failed_future(error: BaseException) -> TaskFuture[Any]:
+    """Return the future of a call that never became a task."""
+    future: TaskFuture[Any] = TaskFuture()
+    future.set_exception(error)
+    return future
+
+
+def _end(future: Any) -> None:
+    if future.cancelled():
+        future._call.end(None, cancelled=True)
+        return
+    error = Future.exception(future)
+    if error is None:
+        try:
+            future._call.open(Future.result(future))
+        except Exception as raised:  # noqa: BLE001 - raised again by result()
             error = raised
-        if error is None:
-            self.set_result(value)
+    future._call.end(error, cancelled=False)
+    del future, error  # an error's traceback may refer to this frame
+
+
+class _Follower:
+    """Settles a future of ours when one of another kind is done."""
+
+    def __init__(self, future: TaskFuture[Any]) -> None:
+        self.future = future
+
+    def __call__(self, base: Any) -> None:
+        future = self.future
+        # The base future may keep its callbacks, hence this future, for ever: break the cycle.
+        future._base = None
+        if base.cancelled():
+            Future.cancel(future)
+            future.set_running_or_notify_cancel()
+        elif (error := base.exception()) is not None:
+            future.set_exception(error)
         else:
-            self.set_exception(error)
-        del self, base, receiver, error  # the error's traceback may refer to this frame
+            future.set_result(base.result())

@@ -62,7 +62,7 @@ class Reference(NamedTuple):
     """Special methods of the type, where it cannot be imported by its name."""
 
 
-class Proxy(BaseObjectProxy):
+class Proxy(BaseObjectProxy[Any]):
     """Stands for a stored object; resolved when it is first used.
 
     Proxies come from executors, :meth:`Store.proxy` and unpickling. What one can do to them is
@@ -88,7 +88,7 @@ class Proxy(BaseObjectProxy):
         """Keep wrapt from asking the target for this."""
 
     @property
-    def __object_proxy__(self) -> Callable[[T], T]:
+    def __object_proxy__(self) -> Callable[[T], T]:  # type: ignore[override]
         """What wrapt wraps the result of ``p += x`` in when targets are immutable: nothing."""
         return _itself
 
@@ -159,7 +159,7 @@ def extract(proxy: T) -> T:
 
 def reference_of(proxy: Any) -> Reference:
     """Return the reference that a proxy carries."""
-    return cast("Reference", _proxy(proxy)._self_reference)
+    return _proxy(proxy)._self_reference
 
 
 def own(proxy: T) -> T:
@@ -170,7 +170,7 @@ def own(proxy: T) -> T:
     """
     one = _proxy(proxy)
     if one._self_lease is None:
-        one._self_lease = _home(one._self_reference).own(one._self_reference.key)
+        one._self_lease = _home(one._self_reference).take(one._self_reference.key)
     return proxy
 
 
@@ -215,7 +215,7 @@ def embedding() -> Iterator[list[Proxy]]:
 
 def lease_of(proxy: Proxy) -> Lease | None:
     """Return the lease that a proxy holds, if it holds one."""
-    return cast("Lease | None", proxy._self_lease)
+    return proxy._self_lease
 
 
 _serializing = threading.local()

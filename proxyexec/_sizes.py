@@ -21,7 +21,8 @@ def parse_size(size: int | str) -> int:
             raise ValueError(f"not a size: {size!r}; write 1000000, '1 MB' or '1.5 MiB'")
         number, prefix, binary = found.groups()
         base = 1024 if binary else 1000
-        return round(float(number) * base ** " kmgt".index((prefix or " ").lower()))
+        exponent = " kmgt".index((prefix or " ").lower())
+        return round(float(number) * float(base**exponent))
     if size < 0:
         raise ValueError(f"a size cannot be negative: {size}")
     return int(size)

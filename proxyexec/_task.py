@@ -25,6 +25,7 @@ from proxyexec._proxy import (
     Reference,
     embedding,
     extract,
+    is_proxy,
     is_resolved,
     make_proxy,
     reference_of,
@@ -32,12 +33,12 @@ from proxyexec._proxy import (
 from proxyexec._serialize import Candidate, Serializer
 from proxyexec._store import Store, store_at
 from proxyexec._types import find_function
-from proxyexec.policy import ShouldProxy, is_proxied
+from proxyexec.policy import Policy, ShouldProxy, is_proxied
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["ChunkTask", "Context", "Inline", "Packed", "Stored", "Task"]
+__all__ = ["ChunkOutcome", "ChunkTask", "Context", "Inline", "Packed", "Stored", "Task"]
 
 
 class Stored(NamedTuple):
@@ -48,10 +49,20 @@ class Stored(NamedTuple):
     """What the stored object itself refers to."""
 
 
-class Inline(NamedTuple):
+class Inline:
     """An object that travels in its serialized form."""
 
-    blob: bytes
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = blob
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Inline, (self.blob,)
+
+
+class ChunkOutcome(list[Any]):
+    """What came of several calls that travelled together."""
 
 
 class Packed(NamedTuple):
@@ -75,6 +86,11 @@ class Context(NamedTuple):
     client: int
     """The client's process id."""
 
+    def passes(self, obj: Any) -> bool:
+        """Tell that an object travels as it is, where that is known at a glance."""
+        policy = self.policy
+        return type(obj) in _ATOMS and isinstance(policy, Policy) and policy.dismisses(obj)
+
     def pack(self, obj: Any, key: str, what: str, *, crossing: bool) -> Packed:
         """Make an object ready to travel.
 
@@ -87,21 +103,19 @@ class Context(NamedTuple):
         Raises:
             ProxyExecError: it cannot be serialized or stored, or the policy raised.
         """
-        kind = type(obj)
-        known: Reference | None = None
-        if issubclass(kind, Proxy):
-            known = reference_of(obj)
+        proxy: Proxy | None = None
+        if is_proxy(obj):
             if not is_resolved(obj) or type(extract(obj)) in _ATOMS:
-                return Packed(Stored(known), None, [obj])
+                return Packed(Stored(reference_of(obj)), None, [obj])
             proxy, obj = obj, extract(obj)
         candidate = Candidate(obj, self.serializer, what)
-        if kind in _ATOMS:
+        if type(obj) in _ATOMS:
             if is_proxied(self.policy, candidate):
                 return Packed(Stored(self.store.keep(obj, key, candidate.frames)), key)
             return Packed(obj)
         with embedding() as proxies:
-            if known is not None and _is_unchanged(known, candidate.frames):
-                return Packed(Stored(known), None, [proxy])
+            if proxy is not None and _is_unchanged(reference_of(proxy), candidate.frames):
+                return Packed(Stored(reference_of(proxy)), None, [proxy])
             proxied = is_proxied(self.policy, candidate)
             if not proxied and not crossing:
                 return Packed(obj)
@@ -140,6 +154,8 @@ class Context(NamedTuple):
 
     def deliver(self, result: Any, key: str, what: str) -> Any:
         """Make a result ready to travel to the client."""
+        if self.passes(result):
+            return result
         return self.pack(result, key, what, crossing=os.getpid() != self.client).travels
 
 
@@ -180,15 +196,15 @@ class Task:
 class ChunkTask(Task):
     """Several calls of one function, for ``map`` with a ``chunksize``."""
 
-    def __call__(self, /, *chunk: tuple[Any, ...]) -> list[Any]:
+    def __call__(self, /, *chunk: tuple[Any, ...]) -> ChunkOutcome:
         context = self._context or context_from(self._blob)
         function = context.unpack(self._travels)
-        return [
+        return ChunkOutcome(
             context.deliver(
                 function(*map(context.unpack, arguments)), chunk_key(self._key, number), "a result"
             )
             for number, arguments in enumerate(chunk)
-        ]
+        )
 
 
 def chunk_key(key: str, number: int) -> str:
@@ -198,7 +214,8 @@ def chunk_key(key: str, number: int) -> str:
 
 def blob_of(context: Context) -> bytes:
     """Serialize a context, once for all tasks of an executor."""
-    return cloudpickle.dumps(tuple(context), protocol=5)
+    blob: bytes = cloudpickle.dumps(tuple(context), protocol=5)
+    return blob
 
 
 @functools.lru_cache(maxsize=64)

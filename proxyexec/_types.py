@@ -74,8 +74,8 @@ def find_type(name: str) -> type | None:
 
 def find_function(function: Any) -> bool:
     """Tell whether a function or class can be found by its name, as pickle does."""
-    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
-    for part in getattr(function, "__qualname__", "").split("."):
+    found: Any = sys.modules.get(function.__module__ or "")
+    for part in function.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is function
 

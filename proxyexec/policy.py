@@ -46,6 +46,10 @@ class Policy:
         """Tell whether the candidate is worth storing."""
         raise NotImplementedError
 
+    def dismisses(self, obj: Any) -> bool:
+        """Tell that :meth:`judge` would say no, where that is known at a glance."""
+        return False
+
     def __call__(self, obj: Any) -> bool:
         return self.judge(Candidate(obj, PickleSerializer()))
 
@@ -85,6 +89,9 @@ class ProxyNever(Policy):
     def judge(self, candidate: Candidate) -> bool:
         return False
 
+    def dismisses(self, obj: Any) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return "ProxyNever()"
 
@@ -109,6 +116,9 @@ class ProxyType(Policy):
     def judge(self, candidate: Candidate) -> bool:
         return isinstance(candidate.obj, self.types)
 
+    def dismisses(self, obj: Any) -> bool:
+        return not isinstance(obj, self.types)
+
     def __repr__(self) -> str:
         return f"ProxyType({', '.join(map(name_of, self.types))})"
 
@@ -132,10 +142,11 @@ class ProxySize(Policy):
         self.minimum = parse_size(minimum)
 
     def judge(self, candidate: Candidate) -> bool:
-        bound = _BOUNDS.get(type(candidate.obj))
-        if bound is not None and bound(candidate.obj) < self.minimum:
-            return False
-        return candidate.size >= self.minimum
+        return not self.dismisses(candidate.obj) and candidate.size >= self.minimum
+
+    def dismisses(self, obj: Any) -> bool:
+        bound = _BOUNDS.get(type(obj))
+        return bound is not None and bound(obj) < self.minimum
 
     def __repr__(self) -> str:
         return f"ProxySize({self.minimum})"

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.redis_server import redis_server
+
 # Before anything imports it, so that its failures say what was compared.
 pytest.register_assert_rewrite("proxyexec_connectors.testing")
-
-from tests.redis_server import redis_server
 
 
 @pytest.fixture(scope="session")

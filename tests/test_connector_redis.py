@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from contextlib import closing
+from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
 import pytest
@@ -160,7 +160,7 @@ def test_acl_user():
             assert in_another_process(connector) == [b"x"]
         with server.client() as client:
             client.acl_setuser(
-                "reader", enabled=True, passwords="+r", keys="*", categories="+@read"
+                "reader", enabled=True, passwords=["+r"], keys=["*"], categories=["+@read"]
             )
         with pytest.raises(ConnectorUnavailableError, match="permission"):
             RedisConnector(f"redis://reader:r@127.0.0.1:{server.port}/0")
@@ -203,14 +203,13 @@ def certificate(tmp_path):
 
 
 def test_tls(certificate):
-    try:
-        server = redis_server(requirepass=PASSWORD, **certificate)
-        server = server.__enter__()
-    except RuntimeError as error:
-        if "Bad directive" in str(error) or "tls" not in str(error).lower():
-            raise
-        pytest.skip("this redis-server was built without TLS")
-    try:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(redis_server(requirepass=PASSWORD, **certificate))
+        except RuntimeError as error:
+            if "tls-" not in str(error) or "FATAL CONFIG" not in str(error):
+                raise
+            pytest.skip("this redis-server was built without TLS")
         with closing(connect(server.url)) as connector:
             connector.put("key", [b"x" * 1_000_000])
             assert connector.url == f"rediss://127.0.0.1:{server.port}/0"
@@ -219,8 +218,6 @@ def test_tls(certificate):
                 assert contents(attached.get("key")) == [b"x" * 1_000_000]
         with pytest.raises(ConnectorUnavailableError, match="(?i)certificate"):
             RedisConnector(server.url.partition("?")[0])
-    finally:
-        server.stop()
 
 
 def test_options_in_the_query(redis_url, client):
@@ -258,11 +255,8 @@ def test_an_address_without_session(redis_url):
 
 
 def test_replies_are_parsed_by_hiredis(connector):
-    connection = connector._link._pool.get_connection()
-    try:
-        assert type(connection._parser).__name__ == "_HiredisParser"
-    finally:
-        connector._link._pool.release(connection)
+    connection = connector._link._pool.make_connection()
+    assert type(connection._parser).__name__ == "_HiredisParser"
 
 
 def test_big_frames_are_sent_from_where_they_lie(connector, monkeypatch):
@@ -281,17 +275,11 @@ def test_big_frames_are_sent_from_where_they_lie(connector, monkeypatch):
     assert view.obj is frame
     assert max(len(buffer) for buffer in sent if isinstance(buffer, bytes)) < 10_000
     # redis-py passes them on to the socket one by one.
-    connection = connector._link._pool.get_connection()
-    try:
-        chunks = connection.pack_commands([("HSET", b"key", b"0", memoryview(frame))])
-        assert [chunk.obj is frame for chunk in chunks if isinstance(chunk, memoryview)] == [True]
-        assert b"".join(chunks) == b"".join(
-            redis_py.connection.PythonRespSerializer(6000, connection.encoder.encode).pack(
-                "HSET", b"key", b"0", memoryview(frame)
-            )
-        )
-    finally:
-        connector._link._pool.release(connection)
+    connection = connector._link._pool.make_connection()
+    chunks = connection.pack_commands([("HSET", b"key", b"0", memoryview(frame))])
+    assert [chunk.obj is frame for chunk in chunks if isinstance(chunk, memoryview)] == [True]
+    theirs = redis_py.connection.PythonRespSerializer(6000, connection.encoder.encode)
+    assert b"".join(chunks) == b"".join(theirs.pack("HSET", b"key", b"0", memoryview(frame)))
 
 
 def test_an_object_above_the_batch_size_goes_in_several_transactions(connector, client):
@@ -368,7 +356,7 @@ def test_a_put_whose_answer_was_lost_is_repeated_without_harm(connector, client,
     monkeypatch.setattr(connector._link, "_attempt", lose_each_answer_once)
     connector.put("key", frames)
     monkeypatch.undo()
-    assert len(lost) == (3 if big else 1)
+    assert len(lost) == (2 if big else 1)
     assert contents(connector.get("key")) == frames
     assert connector.usage().objects == 1
     assert not [key for key in client.keys() if b":t:" in key]
@@ -598,7 +586,34 @@ def test_a_full_server(pieces, monkeypatch):
             assert contents(connector.get("small")) == [b"x"]
             assert not connector.exists("big")
             assert connector.usage().objects == 1
+            # The server keeps the connection's big buffer for a while, hence does not come down
+            # below its limit at once.
+            client.config_set("maxmemory", "200mb")
             connector.put("after", [b"x"])
+
+
+def test_a_full_server_still_evicts_and_hears_heartbeats(monkeypatch):
+    with redis_server(maxmemory="20mb", maxmemory_policy="noeviction") as server:
+        with closing(RedisConnector(server.url)) as connector, server.client() as client:
+            connector.put("key", [bytes(5_000_000)])
+            client.config_set("maxmemory", 1)
+            with pytest.raises(ConnectorFullError):
+                connector.put("other", [b"x"])
+            client.pexpire(connector._names.alive, 1000)
+            connector._ownership.beat()
+            connector._ownership.renew()
+            assert client.pttl(connector._names.alive) > 1000
+            assert connector.get("key") is not None
+            connector.evict(["key"])
+            assert connector.usage() == (0, 0)
+            with pytest.raises(ConnectorFullError):
+                RedisConnector(server.url)
+            orphan = connector._names
+            client.delete(orphan.alive)
+            # No memory for a session of its own, and yet it sweeps the dead one.
+            with pytest.raises(ConnectorFullError):
+                RedisConnector(server.url)
+            assert client.keys() == []
 
 
 def test_a_server_that_went_down_and_came_back():
@@ -635,8 +650,7 @@ def test_closing_when_the_server_is_gone():
             connector.get("key")
 
 
-def test_a_close_ends_what_other_threads_wait_for():
-    """A close in the middle of another thread's command is told as that, and leaks nothing."""
+def test_a_close_in_the_middle_of_another_threads_command():
     with redis_server() as server:
         connector = RedisConnector(server.url)
         server.process.send_signal(signal.SIGSTOP)
@@ -663,7 +677,11 @@ def test_a_close_ends_what_other_threads_wait_for():
         server.process.send_signal(signal.SIGCONT)
         thread.join(30)
         connector.close()
-        assert [type(one) for one in outcome] == [ConnectorClosedError]
+        # Nobody can say whether the command came first; nothing else may come out, and
+        # either way no connection stays open.
+        [result] = outcome
+        assert result is None or isinstance(result, ConnectorClosedError)
+        assert not any(one._sock for one in connector._link._pool._connections)
 
 
 @pytest.mark.parametrize(

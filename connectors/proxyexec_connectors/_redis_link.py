@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     Command: TypeAlias = tuple[bytes | str | int | memoryview, ...]
 
+# redis-py is annotated in parts only.
+_parse_url: Any = parse_url
+_open_pool: Any = BlockingConnectionPool
+
 # redis-py reads 32 KiB at a time, which takes twice as long for big objects.
 _READ_BYTES = 256 << 10
 
@@ -57,7 +61,7 @@ class Place:
     def __init__(self, url: str) -> None:
         try:
             parts = urlsplit(url)
-            settings = parse_url(url)
+            settings = _parse_url(url)
         except ValueError:
             # Not chained: the message may quote a piece of an unescaped password.
             raise ValueError(
@@ -145,7 +149,7 @@ class Link:
 
     def renew(self) -> None:
         """Start again with no connection; none is made before the first command."""
-        self._pool: Any = BlockingConnectionPool(
+        self._pool = _open_pool(
             **{
                 # Nothing here needs the types of protocol 3.
                 "protocol": 2,
@@ -232,8 +236,6 @@ class Link:
                 "open the store in this process by its URL first, or unpickle its connector "
                 f"({reason})"
             )
-        if self.place.password:
-            reason = reason.replace(self.place.password, "***")
         return ConnectorUnavailableError(url, reason)
 
 

@@ -187,7 +187,7 @@ class Ownership:
         while not self._stop.wait(min(self._grace, self._ttl) / 3):
             try:
                 self.beat()
-            except ConnectorError as error:  # noqa: PERF203 - the next beat may succeed
+            except ConnectorError as error:
                 _logger.warning("a heartbeat was lost: %s", error)
         if self._removes_itself:
             try:

@@ -20,6 +20,8 @@ and write the sentence; facts are attributes; every error survives pickling.
 from __future__ import annotations
 
 import errno
+import inspect
+from typing import Any
 
 __all__ = [
     "ConnectorClosedError",
@@ -36,23 +38,17 @@ __all__ = [
 
 
 class ProxyExecError(Exception):
-    """Root of every error that proxyexec and its connectors raise."""
+    """Root of every error that proxyexec and its connectors raise.
 
-    def __new__(cls, *facts: object, **named: object) -> ProxyExecError:
-        error = super().__new__(cls)
-        error._facts = facts, named  # type: ignore[attr-defined]
-        return error
+    Subclasses keep each fact that their constructor takes as an attribute of the same name.
+    """
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the facts, so that the sentence is written again on the other side."""
-        facts, named = self._facts  # type: ignore[attr-defined]
-        return _rebuild, (type(self), facts, named)
-
-
-def _rebuild(
-    kind: type[ProxyExecError], facts: tuple[object, ...], named: dict[str, object]
-) -> ProxyExecError:
-    return kind(*facts, **named)
+        _, *facts = inspect.signature(type(self).__init__).parameters
+        # The constructor of an error without facts of its own takes (self, *args, **kwargs).
+        values = self.args if "args" in facts else [getattr(self, fact) for fact in facts]
+        return type(self), tuple(values), self.__dict__
 
 
 class ConnectorError(ProxyExecError):

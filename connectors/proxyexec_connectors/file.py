@@ -89,15 +89,19 @@ class FileConnector:
         except BaseException:
             _remove(sessions, os.getpid())
             raise
-        self._set_up(session, roots)
-        self._remove = weakref.finalize(self, _remove, sessions, os.getpid())
+        self._set_up(session, roots, weakref.finalize(self, _remove, sessions, os.getpid()))
 
-    def _set_up(self, session: str, roots: list[str]) -> None:
+    def _set_up(
+        self,
+        session: str,
+        roots: list[str],
+        remove: weakref.finalize[..., FileConnector] | None = None,
+    ) -> None:
         self._session = session
         self._roots = roots
         self._places = [os.path.join(root, session) for root in roots]
         self._closed = False
-        self._remove: weakref.finalize[..., FileConnector] | None = None
+        self._remove = remove
 
     @classmethod
     def from_url(cls, url: str) -> FileConnector:

@@ -177,7 +177,7 @@ class RedisConnector:
         for fields in chunks([self._names.field_of(key) for key in keys]):
             try:
                 unlink(self._link, self._names, fields)
-            except ConnectorError as error:  # noqa: PERF203 - one failure stops no other
+            except ConnectorError as error:
                 errors.append(error)
         if errors:
             raise errors[0]

@@ -1,0 +1,201 @@
+"""One call, seen from the client: what it holds, and what becomes of its outcome.
+
+Whatever happens to a task, what its call has stored is evicted when nobody can need it any
+more: arguments when the task has ended, the result when it failed. Result keys are made up
+here, so that this holds for a worker that died as well.
+
+Knows nothing of base executors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import BrokenExecutor
+from typing import TYPE_CHECKING, Any
+
+from proxyexec._future import Deferred
+from proxyexec._proxy import Proxy, lease_of, make_proxy, reference_of
+from proxyexec._store import Store, store_at
+from proxyexec._task import ChunkOutcome, Context, Inline, Packed, Stored, chunk_key
+
+if TYPE_CHECKING:
+    from proxyexec._ownership import Lease
+
+__all__ = ["Call", "ChunkCall", "PassedCall", "Tasks"]
+
+
+class Tasks:
+    """The tasks of one executor that are in flight, and what happens after the last one."""
+
+    def __init__(self, store: Store, *, close_store: bool, ownership: bool) -> None:
+        self.store = store
+        self.ownership = ownership
+        # Results of tasks whose pool broke: other workers may have been writing when their
+        # futures failed, so these keys are evicted once more when all workers are gone.
+        self.doubtful: list[str] = []
+        self._close_store = close_store
+        self._in_flight = 0
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            if self._ended:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._in_flight += 1
+
+    def done(self) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            last = self._ended and not self._in_flight
+        if last:
+            self._finish()
+
+    def no_more(self) -> None:
+        with self._lock:
+            first, self._ended = not self._ended, True
+            last = first and not self._in_flight
+        if last:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.store.evict_soon(self.doubtful)
+        if self._close_store:
+            self.store.close_when_released()
+
+
+class Call:
+    """One call, seen from the client: what it holds, and what becomes of its outcome."""
+
+    __slots__ = ("_context", "_crosses", "_leases", "_lock", "_opened", "_tasks", "key")
+
+    def __init__(self, tasks: Tasks, context: Context, crosses: bool) -> None:
+        self._tasks = tasks
+        self._context = context
+        self._crosses = crosses
+        self._leases: list[Lease] = []
+        self._opened: tuple[Any, BaseException | None] | None = None
+        self._lock = threading.Lock()
+        self.key = context.store.new_key()
+
+    def pack_function(self, function: Any) -> Any:
+        """Make the callable ready to travel."""
+        return self._take(self._context.pack_function(function, crossing=self._crosses))
+
+    def pack(self, obj: Any, name: int | str, function: Any) -> Any:
+        """Make an argument ready to travel, and hold what it needs until the task has ended."""
+        context = self._context
+        if context.passes(obj):
+            return obj
+        what = f"argument {name!r} of {getattr(function, '__qualname__', type(function).__name__)}"
+        key = context.store.new_key()
+        return self._take(context.pack(obj, key, what, crossing=self._crosses))
+
+    def pack_chunk(self, arguments: Sequence[Any], name: int, function: Any) -> tuple[Any, ...]:
+        """Make the arguments of one call of several ready to travel."""
+        return tuple(self.pack(value, place, function) for place, value in enumerate(arguments))
+
+    def open(self, outcome: Any) -> Any:
+        """Return the result that an outcome stands for; see :class:`proxyexec._future.Call`."""
+        if type(outcome) not in _SEALED:
+            return outcome
+        # The future's callback and its first reader may both be here; there is one result.
+        with self._lock:
+            if self._opened is None:
+                try:
+                    self._opened = self._open(outcome, self.key), None
+                except Exception as error:  # noqa: BLE001 - raised below, each time
+                    self._opened = None, error
+        value, failure = self._opened
+        if failure is not None:
+            raise failure
+        return value
+
+    def end(self, error: BaseException | None, *, cancelled: bool) -> None:
+        """Let go of the inputs, and evict the result if the call failed."""
+        if cancelled or error is not None:
+            keys = self._keys()
+            self._context.store.evict_soon(keys)
+            if isinstance(error, BrokenExecutor):
+                self._tasks.doubtful.extend(keys)
+        for lease in self._leases:
+            lease.release()
+        self._leases.clear()
+        self._tasks.done()
+
+    def _take(self, packed: Packed) -> Any:
+        """Hold what a packed object needs, and return what travels."""
+        travels, key, proxies = packed
+        if key is not None:
+            self._leases.append(self._context.store.take(key, _leases_on(proxies)))
+        elif proxies:
+            self._leases.extend(_leases_on(proxies))
+        return travels
+
+    def _open(self, outcome: Any, key: str) -> Any:
+        if type(outcome) is Inline:
+            result = self._context.load(outcome)
+            outcome.blob = b""  # the future refers to it for as long as it lives
+            return result
+        if type(outcome) is not Stored:
+            return outcome
+        reference = outcome.reference
+        store = store_at(reference.address)
+        lease = store.join(reference.key)
+        if lease is None and reference.key == key and self._tasks.ownership:
+            lease = store.take(key, _leases_on(map(make_proxy, outcome.embedded)))
+        if self._context.lazy:
+            return make_proxy(reference, lease)
+        return Deferred(lambda: store.get(reference), lease)
+
+    def _keys(self) -> list[str]:
+        return [self.key]
+
+
+class ChunkCall(Call):
+    """Several calls that travel together; its outcome is a list of theirs."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, tasks: Tasks, context: Context, crosses: bool, length: int) -> None:
+        super().__init__(tasks, context, crosses)
+        self._length = length
+
+    def _open(self, outcome: Any, key: str) -> Any:
+        return [
+            super(ChunkCall, self)._open(one, chunk_key(key, number))
+            for number, one in enumerate(outcome)
+        ]
+
+    def _keys(self) -> list[str]:
+        return [chunk_key(self.key, number) for number in range(self._length)]
+
+
+class PassedCall:
+    """One call that passed untouched: there is nothing to open, evict or release."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+
+    def open(self, outcome: Any) -> Any:
+        return outcome
+
+    def end(self, error: BaseException | None, *, cancelled: bool) -> None:
+        self._tasks.done()
+
+
+def _leases_on(proxies: Iterable[Proxy]) -> list[Lease]:
+    """New leases on the objects that proxies hold a lease on."""
+    joined = (
+        store_at(reference_of(proxy).address).join(reference_of(proxy).key)
+        for proxy in proxies
+        if lease_of(proxy) is not None
+    )
+    return [lease for lease in joined if lease is not None]
+
+
+# Types of outcomes that stand for something else.
+_SEALED = frozenset({Inline, Stored, ChunkOutcome})

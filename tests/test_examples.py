@@ -1,0 +1,147 @@
+"""Every Python example of the README and of the documentation, executed.
+
+The examples of a page are one script; those of the README are a script each. A comment on the
+line before a fence changes that:
+
+- ``<!-- example: needs redis -->`` gives the page's script the URL of a server in ``REDIS_URL``;
+- ``<!-- example: not run -->`` leaves one out: a sketch that is not a program.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# The only examples that are not run, as page and first line.
+NOT_RUN: set[tuple[str, str]] = set()
+
+
+class Example(NamedTuple):
+    line: int
+    code: str
+    marks: frozenset[str]
+
+
+class Script(NamedTuple):
+    name: str
+    code: str
+    needs_redis: bool
+
+
+def examples_of(page: Path) -> list[Example]:
+    """The fences of a page that say ``python``, with the comments that stand before them."""
+    found = []
+    lines = iter(enumerate(page.read_text(encoding="utf-8").splitlines(), 1))
+    before = ""
+    for number, line in lines:
+        fence = re.fullmatch(r"(`{3,}|~{3,}|:{3,})\s*(\S*).*", line.strip())
+        if fence is None:
+            before = line.strip() or before
+            continue
+        mark, language = fence.groups()
+        body = []
+        for _, inner in lines:
+            if inner.strip() == mark:
+                break
+            body.append(inner)
+        else:
+            raise ValueError(f"{page.name}:{number}: the fence is not closed")
+        if language.lower() in ("python", "py", "python3", "{code-block}", "pycon"):
+            comment = re.fullmatch(r"<!-- example: (.+) -->", before)
+            marks = frozenset(comment[1].split(", ")) if comment else frozenset()
+            assert marks <= {"needs redis", "not run"}, f"{page.name}:{number}: {before}"
+            assert language == "python", f"{page.name}:{number}: write ```python, so that it is run"
+            found.append(Example(number + 1, "\n".join(body) + "\n", marks))
+        before = ""
+    return found
+
+
+def scripts_of(page: Path) -> list[Script]:
+    run = [one for one in examples_of(page) if "not run" not in one.marks]
+    groups = [[one] for one in run] if page.name == "README.md" else [run] if run else []
+    scripts = []
+    for group in groups:
+        code = ""
+        for one in group:
+            # Line numbers in a traceback are the page's.
+            code += "\n" * (one.line - 1 - code.count("\n")) + one.code
+        name = page.stem if len(groups) == 1 else f"{page.stem}-{group[0].line}"
+        scripts.append(Script(name, code, any("needs redis" in one.marks for one in group)))
+    return scripts
+
+
+SCRIPTS = [script for page in PAGES for script in scripts_of(page)]
+
+
+def write(script: Script, directory: Path) -> Path:
+    """Write a script, or skip its test for want of a library that it imports."""
+    wanted = re.findall(r"^\s*(?:import|from) (numpy|pandas|pytest)\b", script.code, re.MULTILINE)
+    for library in [*wanted, *(["redis"] if script.needs_redis else [])]:
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{script.name} needs {library}")
+    path = directory / f"{script.name.replace('-', '_').lower()}_examples.py"
+    path.write_text(script.code, encoding="utf-8")
+    return path
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("script", [pytest.param(one, id=one.name) for one in SCRIPTS])
+def test_examples(script: Script, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    path = write(script, tmp_path)
+    variables = {"REDIS_URL": request.getfixturevalue("redis_url")} if script.needs_redis else {}
+    done = run(path, cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
+def test_the_example_connector_keeps_its_promises(tmp_path: Path) -> None:
+    [script] = scripts_of(ROOT / "docs" / "connectors.md")
+    path = write(script._replace(name="test_connector"), tmp_path)
+    options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path)
+    done = run("-m", "pytest", *options, path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"[1-9]\d passed", done.stdout), done.stdout
+
+
+def test_every_page_with_examples_has_a_script() -> None:
+    with_fences = {page for page in PAGES if "```python" in page.read_text(encoding="utf-8")}
+    assert with_fences == {page for page in PAGES if examples_of(page)}
+    for page in with_fences:
+        assert scripts_of(page), f"nothing of {page.name} is run"
+
+
+def test_few_examples_are_not_run() -> None:
+    left_out = {
+        (page.name, one.code.splitlines()[0])
+        for page in PAGES
+        for one in examples_of(page)
+        if "not run" in one.marks
+    }
+    assert left_out == NOT_RUN
+
+
+def test_examples_check_what_they_say() -> None:
+    for script in SCRIPTS:
+        assert "assert " in script.code, f"{script.name} asserts nothing"
