@@ -31,35 +31,42 @@ class Tasks:
     def __init__(self, store: Store, *, close_store: bool, ownership: bool) -> None:
         self.store = store
         self.ownership = ownership
+        self.lock = threading.Lock()
         # Results of tasks whose pool broke: other workers may have been writing when their
         # futures failed, so these keys are evicted once more when all workers are gone.
         self.doubtful: list[str] = []
         self._close_store = close_store
-        self._in_flight = 0
+        # Adding and discarding are atomic; a lock here would cost every task two rounds of it.
+        self._in_flight: set[Call | PassedCall] = set()
         self._ended = False
-        self._lock = threading.Lock()
+        self._finished = False
 
-    def add(self) -> None:
-        with self._lock:
-            if self._ended:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._in_flight += 1
+    def add(self, call: Call | PassedCall) -> None:
+        """Count a call in.
 
-    def done(self) -> None:
-        with self._lock:
-            self._in_flight -= 1
-            last = self._ended and not self._in_flight
-        if last:
-            self._finish()
+        Raises:
+            RuntimeError: the executor is shut down.
+        """
+        if self._ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._in_flight.add(call)
+
+    def discard(self, call: Call | PassedCall) -> None:
+        """Count a call out."""
+        self._in_flight.discard(call)
+        if self._ended:
+            self._finish_after_last()
 
     def no_more(self) -> None:
-        with self._lock:
-            first, self._ended = not self._ended, True
-            last = first and not self._in_flight
-        if last:
-            self._finish()
+        """Take no more calls; close the store (if it is to be) after the last one."""
+        self._ended = True
+        self._finish_after_last()
 
-    def _finish(self) -> None:
+    def _finish_after_last(self) -> None:
+        with self.lock:
+            if self._in_flight or self._finished:
+                return
+            self._finished = True
         self.store.evict_soon(self.doubtful)
         if self._close_store:
             self.store.close_when_released()
@@ -74,10 +81,11 @@ class Call:
         self._tasks = tasks
         self._context = context
         self._crosses = crosses
-        self._leases: list[Lease] = []
+        self._leases: list[Lease] | None = None
         self._opened: tuple[Any, BaseException | None] | None = None
-        self._lock = threading.Lock()
+        self._lock: threading.Lock | None = None
         self.key = context.store.new_key()
+        tasks.add(self)
 
     def pack_function(self, function: Any) -> Any:
         """Make the callable ready to travel."""
@@ -101,7 +109,9 @@ class Call:
         if type(outcome) not in _SEALED:
             return outcome
         # The future's callback and its first reader may both be here; there is one result.
-        with self._lock:
+        with self._tasks.lock:
+            lock = self._lock = self._lock or threading.Lock()
+        with lock:
             if self._opened is None:
                 try:
                     self._opened = self._open(outcome, self.key), None
@@ -112,25 +122,27 @@ class Call:
             raise failure
         return value
 
-    def end(self, error: BaseException | None, *, cancelled: bool) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         """Let go of the inputs, and evict the result if the call failed."""
-        if cancelled or error is not None:
+        if error is not None:
             keys = self._keys()
             self._context.store.evict_soon(keys)
             if isinstance(error, BrokenExecutor):
                 self._tasks.doubtful.extend(keys)
-        for lease in self._leases:
-            lease.release()
-        self._leases.clear()
-        self._tasks.done()
+        if self._leases is not None:
+            for lease in self._leases:
+                lease.release()
+            self._leases = None
+        self._tasks.discard(self)
 
     def _take(self, packed: Packed) -> Any:
         """Hold what a packed object needs, and return what travels."""
         travels, key, proxies = packed
-        if key is not None:
-            self._leases.append(self._context.store.take(key, _leases_on(proxies)))
-        elif proxies:
-            self._leases.extend(_leases_on(proxies))
+        if key is not None or proxies:
+            leases = _leases_on(proxies)
+            if key is not None:
+                leases = [self._context.store.take(key, leases)]
+            self._leases = leases if self._leases is None else self._leases + leases
         return travels
 
     def _open(self, outcome: Any, key: str) -> Any:
@@ -179,12 +191,13 @@ class PassedCall:
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
+        tasks.add(self)
 
     def open(self, outcome: Any) -> Any:
         return outcome
 
-    def end(self, error: BaseException | None, *, cancelled: bool) -> None:
-        self._tasks.done()
+    def end(self, error: BaseException | None = None) -> None:
+        self._tasks.discard(self)
 
 
 def _leases_on(proxies: Iterable[Proxy]) -> list[Lease]:

@@ -20,7 +20,7 @@ from proxyexec._adapters import adapt
 from proxyexec._call import Call, ChunkCall, PassedCall, Tasks
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import chunked_results, results
-from proxyexec._proxy import is_proxy
+from proxyexec._proxy import Proxy
 from proxyexec._serialize import PickleSerializer
 from proxyexec._store import Store
 from proxyexec._task import (
@@ -115,7 +115,6 @@ class StoreExecutor(Executor):
         Raises:
             RuntimeError: the executor is shut down, or its pool broken.
         """
-        self._tasks.add()
         if self._never and not self._needs_care(fn, args, kwargs):
             return self._start(PassedCall(self._tasks), fn, args, kwargs)
         return self._submit(Task, Call(self._tasks, self._context, self._crosses), fn, args, kwargs)
@@ -165,8 +164,7 @@ class StoreExecutor(Executor):
         Proxies that a user made have to be kept alive, and lambdas have to be made picklable.
         """
         return (
-            any(map(is_proxy, args))
-            or any(map(is_proxy, kwargs.values()))
+            any(isinstance(value, Proxy) for value in (*args, *kwargs.values()))
             or self._context.pack_function(fn, crossing=self._crosses).travels is not fn
         )
 
@@ -180,7 +178,7 @@ class StoreExecutor(Executor):
             if kwargs:
                 kwargs = {name: call.pack(value, name, fn) for name, value in kwargs.items()}
         except BaseException as error:
-            call.end(error, cancelled=False)
+            call.end(error)
             if isinstance(error, Exception):
                 return failed_future(error)
             raise
@@ -193,12 +191,11 @@ class StoreExecutor(Executor):
         try:
             base = self._base.submit(fn, *args, **kwargs)
         except BaseException as error:
-            call.end(error, cancelled=False)
+            call.end(error)
             raise
         return future_of(base, call)
 
     def _submit_chunk(self, fn: Any, chunk: Sequence[Sequence[Any]]) -> TaskFuture[list[Any]]:
-        self._tasks.add()
         if self._never and not self._needs_care(fn, [x for one in chunk for x in one], {}):
             return self._start(PassedCall(self._tasks), _ApplyAll(fn), chunk, {})
         call = ChunkCall(self._tasks, self._context, self._crosses, len(chunk))

@@ -31,6 +31,7 @@ from proxyexec._proxy import (
     reference_of,
 )
 from proxyexec._serialize import Candidate, Serializer
+from proxyexec._sizes import size_bound
 from proxyexec._store import Store, store_at
 from proxyexec._types import find_function
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
@@ -88,8 +89,9 @@ class Context(NamedTuple):
 
     def passes(self, obj: Any) -> bool:
         """Tell that an object travels as it is, where that is known at a glance."""
+        bound = size_bound(obj)
         policy = self.policy
-        return type(obj) in _ATOMS and isinstance(policy, Policy) and policy.dismisses(obj)
+        return bound is not None and isinstance(policy, Policy) and policy.dismisses(obj, bound)
 
     def pack(self, obj: Any, key: str, what: str, *, crossing: bool) -> Packed:
         """Make an object ready to travel.
@@ -181,20 +183,26 @@ class Task:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (type(self), self._travels, self._blob, self._key)
+        return _task, (self._travels, self._blob, self._key)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
-        function = context.unpack(self._travels)
-        arguments = list(map(context.unpack, args))
-        named = {name: context.unpack(value) for name, value in kwargs.items()}
-        result = function(*arguments, **named)
-        del arguments, named  # inputs are let go before the result takes its place
+        function = self._travels
+        if type(function) is Inline:
+            function = context.load(function)
+        arguments = [context.unpack(one) if type(one) in _SEALED else one for one in args]
+        if kwargs:
+            kwargs = {name: context.unpack(value) for name, value in kwargs.items()}
+        result = function(*arguments, **kwargs)
+        del arguments, kwargs  # inputs are let go before the result takes its place
         return context.deliver(result, self._key, "the result")
 
 
 class ChunkTask(Task):
     """Several calls of one function, for ``map`` with a ``chunksize``."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _chunk_task, (self._travels, self._blob, self._key)
 
     def __call__(self, /, *chunk: tuple[Any, ...]) -> ChunkOutcome:
         context = self._context or context_from(self._blob)
@@ -224,11 +232,15 @@ def context_from(blob: bytes) -> Context:
     return Context(*pickle.loads(blob))
 
 
-def _arrive(cls: type[Task], travels: Any, blob: bytes, key: str) -> Task:
+def _task(travels: Any, blob: bytes, key: str, cls: type[Task] = Task) -> Task:
     """Unpickle a task. What can fail waits until the task is called, where it has a future."""
     task = cls.__new__(cls)
     task._travels, task._context, task._blob, task._key = travels, None, blob, key
     return task
+
+
+def _chunk_task(travels: Any, blob: bytes, key: str) -> Task:
+    return _task(travels, blob, key, ChunkTask)
 
 
 def _is_unchanged(reference: Reference, frames: Frames) -> bool:
@@ -260,6 +272,9 @@ def _is_in_main(function: Any) -> bool:
 
 # How much is compared at a time: what the processor's cache holds.
 _COMPARED = 1 << 18
+
+# Types of what stands for something else on its way.
+_SEALED = frozenset({Inline, Stored})
 
 # Types whose objects cannot contain others and cannot change.
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})

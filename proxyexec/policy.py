@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from proxyexec._serialize import Candidate, PickleSerializer
-from proxyexec._sizes import parse_size
+from proxyexec._sizes import parse_size, size_bound
 from proxyexec.errors import PolicyError, SerializationError, name_of
 
 __all__ = [
@@ -46,8 +46,13 @@ class Policy:
         """Tell whether the candidate is worth storing."""
         raise NotImplementedError
 
-    def dismisses(self, obj: Any) -> bool:
-        """Tell that :meth:`judge` would say no, where that is known at a glance."""
+    def dismisses(self, obj: Any, bound: int) -> bool:
+        """Tell that :meth:`judge` would say no, where that is known at a glance.
+
+        Args:
+            obj: the object.
+            bound: its serialized size is at most this, in bytes.
+        """
         return False
 
     def __call__(self, obj: Any) -> bool:
@@ -89,7 +94,7 @@ class ProxyNever(Policy):
     def judge(self, candidate: Candidate) -> bool:
         return False
 
-    def dismisses(self, obj: Any) -> bool:
+    def dismisses(self, obj: Any, bound: int) -> bool:
         return True
 
     def __repr__(self) -> str:
@@ -116,7 +121,7 @@ class ProxyType(Policy):
     def judge(self, candidate: Candidate) -> bool:
         return isinstance(candidate.obj, self.types)
 
-    def dismisses(self, obj: Any) -> bool:
+    def dismisses(self, obj: Any, bound: int) -> bool:
         return not isinstance(obj, self.types)
 
     def __repr__(self) -> str:
@@ -142,11 +147,11 @@ class ProxySize(Policy):
         self.minimum = parse_size(minimum)
 
     def judge(self, candidate: Candidate) -> bool:
-        return not self.dismisses(candidate.obj) and candidate.size >= self.minimum
+        bound = size_bound(candidate.obj)
+        return (bound is None or bound >= self.minimum) and candidate.size >= self.minimum
 
-    def dismisses(self, obj: Any) -> bool:
-        bound = _BOUNDS.get(type(obj))
-        return bound is not None and bound(obj) < self.minimum
+    def dismisses(self, obj: Any, bound: int) -> bool:
+        return bound < self.minimum
 
     def __repr__(self) -> str:
         return f"ProxySize({self.minimum})"
@@ -224,15 +229,3 @@ _NEVER = (
     types.ModuleType,
     enum.Enum,
 )
-
-# Upper bounds in bytes for the pickles of simple objects, which need not be made to know
-# that they are small. Exact types only: what a subclass pickles is its own affair.
-_BOUNDS: dict[type, Callable[[Any], int]] = {
-    int: lambda obj: obj.bit_length() // 8 + 32,
-    float: lambda obj: 32,
-    complex: lambda obj: 96,
-    str: lambda obj: 4 * len(obj) + 32,
-    bytes: lambda obj: len(obj) + 32,
-    type(None): lambda obj: 32,
-    bool: lambda obj: 32,
-}
