@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ def chunked_results(
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
     futures = (submit(fn, chunk) for chunk in chunks)
-    return _one_by_one(_in_order(futures, deadline, _checked(buffersize)))
+    return _started(_one_by_one(_in_order(futures, deadline, _checked(buffersize))))
 
 
 def _deadline(timeout: float | None) -> float | None:
@@ -72,13 +72,20 @@ def _in_order(
     except BaseException:
         _cancel(pending)
         raise
-    return _consume(pending, futures, deadline)
+    return _started(_consume(pending, futures, deadline))
+
+
+def _started(results: Generator[Any]) -> Iterator[Any]:
+    # Closing a generator that was never started would not run its finally.
+    next(results)
+    return results
 
 
 def _consume(
     pending: deque[Future[R]], futures: Iterator[Future[R]], deadline: float | None
-) -> Iterator[R]:
+) -> Generator[Any]:
     try:
+        yield None  # for _started()
         while pending:
             pending.extend(itertools.islice(futures, 1))
             left = None if deadline is None else deadline - time.monotonic()
@@ -98,8 +105,9 @@ def _result(pending: deque[Future[R]], timeout: float | None) -> R:
         del future  # an error's traceback would keep it
 
 
-def _one_by_one(chunks: Iterator[list[R]]) -> Iterator[R]:
+def _one_by_one(chunks: Iterator[list[Any]]) -> Generator[Any]:
     try:
+        yield None  # for _started()
         for chunk in chunks:
             chunk.reverse()
             while chunk:

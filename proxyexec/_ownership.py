@@ -24,7 +24,7 @@ from typing import TypeAlias
 
 __all__ = ["Lease", "Leases"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("proxyexec")
 
 
 class Lease:

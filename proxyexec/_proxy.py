@@ -2,7 +2,7 @@
 
 ``Proxy`` forwards operations with :class:`wrapt.BaseObjectProxy`, in C. Ours are the reference
 that it carries, pickling, the lease, and the set of special methods: there is one subclass for
-each set of special methods that a target's type has, so that ``callable(p)``, ``iter(p)``,
+each set of traits (see ``_types``) that targets have, so that ``callable(p)``, ``iter(p)``,
 ``hash(p)`` and ``isinstance(p, Iterable)`` answer as for the target.
 
 A :class:`Reference` says where an object is and what it is like; its store fetches it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from wrapt import BaseObjectProxy
 
-from proxyexec._types import find_type, namespace_for, special_methods
+from proxyexec._types import find_type, namespace_for, patterns_of
 from proxyexec.errors import NotAProxyError, name_of
 
 if TYPE_CHECKING:
@@ -55,11 +56,26 @@ class Reference(NamedTuple):
     key: str
     """Its key in that session."""
     type_name: str
-    """``module:qualname`` of the object's type."""
+    """``module:qualname`` of the object's type, or ``module.qualname`` if that does not find it."""
     size: int
     """Its serialized size in bytes."""
-    methods: tuple[str, ...] = ()
-    """Special methods of the type, where it cannot be imported by its name."""
+    methods: int = 0
+    """Which special methods its type has, as bits."""
+
+
+class _OfBoth(str):
+    """An attribute that is text for a class, and the target's for an instance."""
+
+    __slots__ = ("_name",)
+    _name: str
+
+    def __new__(cls, name: str, text: str | None) -> _OfBoth:
+        self = super().__new__(cls, text or "")
+        self._name = name
+        return self
+
+    def __get__(self, proxy: Any, owner: type | None = None) -> Any:
+        return str(self) if proxy is None else getattr(proxy.__wrapped__, self._name)
 
 
 class Proxy(BaseObjectProxy[Any]):
@@ -71,30 +87,45 @@ class Proxy(BaseObjectProxy[Any]):
     :func:`disown`, :func:`clone`.
     """
 
+    _self_reference: Reference
+    _self_lease: Lease | None = None
+
     def __init__(self, reference: Reference, lease: Lease | None) -> None:
         # Not BaseObjectProxy's: there is no target yet. wrapt keeps _self_… on the proxy.
         self._self_reference = reference
-        self._self_lease = lease
+        if lease is not None:
+            self._self_lease = lease
 
     def __wrapped_factory__(self) -> Any:
         """Tell wrapt that the target is made when it is needed (it then calls the next one)."""
 
     def __wrapped_get__(self) -> Any:
-        target = _home(self._self_reference).get(self._self_reference)
-        # Two threads may get here at once: all of them use the first one's object.
-        return self.__self_dict__.setdefault("_self_target", target)
+        reference = self._self_reference
+        try:
+            target = _home(reference).get(reference)
+        except AttributeError as error:
+            # Python would take it for the proxy's lack of an attribute, and try again.
+            raise RuntimeError(f"fetching the target of {self!r} failed: {error}") from error
+        # Two threads may get here at once. All of them use the first one's object: setdefault
+        # is atomic, with a GIL and without; and then all of them tell wrapt the same.
+        return _own_dict(self).setdefault("_self_target", target)
 
     def __wrapped_setattr_fixups__(self) -> None:
         """Keep wrapt from asking the target for this."""
 
-    @property
-    def __object_proxy__(self) -> Callable[[T], T]:  # type: ignore[override]
-        """What wrapt wraps the result of ``p += x`` in when targets are immutable: nothing."""
-        return _itself
+    # With object's own method in place of wrapt's, a miss raises nothing (from Python 3.12 on),
+    # and attributes of the target cost a quarter.
+    __getattribute__ = object.__getattribute__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    __module__ = cast("str", _OfBoth("__module__", __name__))
+    __doc__ = cast("str", _OfBoth("__doc__", __doc__))
 
     @property
     def __class__(self) -> Any:
-        if not is_resolved(self):
+        if "_self_target" not in _own_dict(self):
             kind = find_type(self._self_reference.type_name)
             if kind is not None:
                 return kind
@@ -137,7 +168,7 @@ def is_proxy(obj: object) -> bool:
 
 def is_resolved(proxy: Any) -> bool:
     """Tell whether a proxy's target has been fetched."""
-    return "_self_target" in _proxy(proxy).__self_dict__
+    return "_self_target" in _own_dict(_proxy(proxy))
 
 
 def resolve(proxy: Any) -> None:
@@ -154,7 +185,7 @@ def extract(proxy: T) -> T:
 
     Anything else than a proxy is returned as it is.
     """
-    return cast("T", proxy.__wrapped__) if isinstance(proxy, Proxy) else proxy
+    return cast("Any", proxy).__wrapped__ if is_proxy(proxy) else proxy
 
 
 def reference_of(proxy: Any) -> Reference:
@@ -196,7 +227,7 @@ def make_proxy(reference: Reference, lease: Lease | None = None) -> Proxy:
     """Return a proxy for ``reference``; without a lease given, it joins the one that lives."""
     if lease is None:
         lease = _home(reference).join(reference.key)
-    return _class_for(reference.type_name, reference.methods)(reference, lease)
+    return _class_for(reference.methods)(reference, lease)
 
 
 @contextmanager
@@ -238,13 +269,48 @@ def _home(reference: Reference) -> Store:
     return store_at(reference.address)
 
 
-@functools.lru_cache(maxsize=1024)
-def _class_for(type_name: str, methods: tuple[str, ...]) -> type[Proxy]:
-    kind = find_type(type_name)
-    names = methods if kind is None else special_methods(kind)
-    return _class_with(names)
-
-
 @functools.cache
-def _class_with(methods: tuple[str, ...]) -> type[Proxy]:
-    return type("Proxy", (Proxy,), {"__module__": __name__, **namespace_for(methods, extract)})
+def _class_for(traits: int) -> type[Proxy]:
+    namespace = namespace_for(traits)
+    namespace["__module__"] = _OfBoth("__module__", __name__)
+    namespace["__doc__"] = _OfBoth("__doc__", Proxy.__doc__)
+    kind = type("Proxy", (Proxy,), namespace)
+    for pattern in patterns_of(traits):
+        pattern.register(kind)
+    return kind
+
+
+def _own_dict(proxy: Proxy) -> dict[str, Any]:
+    """What a proxy itself has; wrapt's stubs do not know the attribute."""
+    own: dict[str, Any] = proxy.__self_dict__  # pyright: ignore[reportAttributeAccessIssue]
+    return own
+
+
+def _in_place(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def method(self: Proxy, other: Any) -> Any:
+        target = self.__wrapped__
+        result = operation(target, extract(other))
+        # wrapt puts the result into the proxy, where others who have it would see a new value
+        # in place of an immutable one.
+        return self if result is target else result
+
+    method.__name__ = f"__{operation.__name__}__"
+    return method
+
+
+for _operation in (
+    operator.iadd,
+    operator.iand,
+    operator.ifloordiv,
+    operator.ilshift,
+    operator.imatmul,
+    operator.imod,
+    operator.imul,
+    operator.ior,
+    operator.ipow,
+    operator.irshift,
+    operator.isub,
+    operator.itruediv,
+    operator.ixor,
+):
+    setattr(Proxy, f"__{_operation.__name__}__", _in_place(_operation))

@@ -140,8 +140,8 @@ class Candidate:
 
 
 def frames_size(frames: Frames) -> int:
-    """Return the serialized size of an object in bytes, the envelope not counted."""
-    return sum(_length(frame) for frame in frames[1:])
+    """Return the serialized size of an object in bytes."""
+    return sum(_length(frame) for frame in frames)
 
 
 class _Stream(list[bytes]):

@@ -184,6 +184,7 @@ class Store:
         self._check_open()
         if self._leases is not None:
             self._leases.flush()
+            self._check_open()  # the last lease may just have been the one that closes the store
         return self.connector.usage()
 
     def close(self) -> None:

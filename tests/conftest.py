@@ -1,12 +1,22 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and the one that fails a test for what it leaks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.redis_server import redis_server
+import proxyexec._store
+import proxyexec_connectors.file
+from proxyexec import Store
 
 # Before anything imports it, so that its failures say what was compared.
 pytest.register_assert_rewrite("proxyexec_connectors.testing")
@@ -15,5 +25,118 @@ pytest.register_assert_rewrite("proxyexec_connectors.testing")
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The URL of a real server, one for the whole run."""
+    pytest.importorskip("redis")
+    from tests.redis_server import redis_server
+
     with redis_server() as server:
         yield server.url
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A part of shared memory that only this run uses, as the default place for files.
+
+    Other programs of this user have their sessions in the usual one.
+    """
+    connectors = proxyexec_connectors.file
+    with (
+        tempfile.TemporaryDirectory(dir=connectors._SHARED_MEMORY) as memory,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(connectors, "_SHARED_MEMORY", memory)
+        disk = str(tmp_path_factory.mktemp("disk"))
+        patch.setenv("TMPDIR", disk)  # also for the processes that tests start
+        patch.setattr(tempfile, "tempdir", disk)
+        # Processes that multiprocessing starts when they are first needed, and keeps.
+        multiprocessing.resource_tracker.ensure_running()
+        multiprocessing.forkserver.ensure_running()
+        yield Path(memory)
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(shared_memory: Path) -> Iterator[None]:
+    """Fail a test that leaves objects, files, mappings, descriptors, threads or processes."""
+    older = _open_stores()  # of a module's fixtures
+    before = _holdings(shared_memory, older)
+    yield
+    leaked = _leaked(before, shared_memory, older)
+    if leaked:
+        gc.collect()
+        leaked = _leaked(before, shared_memory, older)
+    assert not leaked, f"the test leaked {dict(leaked)}"
+
+
+def wait_for_evictions(older: Collection[Store] = ()) -> None:
+    """Wait until the stores that were closed, or dropped, have ended their threads."""
+    for thread in _threads(older):
+        thread.join(10)
+
+
+def _open_stores() -> list[Store]:
+    return [store for store in proxyexec._store._open.values() if store.is_owner]
+
+
+def _threads(older: Collection[Store]) -> list[threading.Thread]:
+    kept = [store._leases._thread for store in older if store._leases is not None]
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("proxyexec-evict-") and thread not in kept
+    ]
+
+
+def _leaked(before: Counter[str], shared_memory: Path, older: Collection[Store]) -> Counter[str]:
+    wait_for_evictions(older)
+    leaked = _holdings(shared_memory, older) - before
+    if any(store.connector.url.startswith("redis") for store in older):
+        # A connector to Redis opens connections as it needs them, a bounded number.
+        del leaked["descriptor socket:"]
+    return leaked
+
+
+def _holdings(shared_memory: Path, older: Collection[Store]) -> Counter[str]:
+    return Counter(
+        [
+            *_descriptors(),
+            *_mappings(shared_memory),
+            *_children(),
+            *(f"file {path}" for path in shared_memory.rglob("*")),
+            *(f"thread {one.name}" for one in _threads(older)),
+        ]
+    )
+
+
+def _descriptors() -> Iterator[str]:
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one of listdir itself
+            continue
+        # Sockets and pipes have numbers of their own; a leak is one more of the kind.
+        yield "descriptor " + target.partition("[")[0].partition(" (deleted)")[0]
+
+
+def _mappings(shared_memory: Path) -> Iterator[str]:
+    with open("/proc/self/maps") as lines:
+        for line in lines:
+            if str(shared_memory) in line:
+                yield "mapping " + line.split()[-1]
+
+
+# Processes that multiprocessing keeps for the next pool.
+_KEPT = (b"resource_tracker", b"forkserver")
+
+
+def _children() -> Iterator[str]:
+    for task in os.listdir("/proc/self/task"):
+        try:
+            children = Path(f"/proc/self/task/{task}/children").read_text().split()
+        except FileNotFoundError:
+            continue
+        for child in children:
+            try:
+                command = Path(f"/proc/{child}/cmdline").read_bytes()
+            except FileNotFoundError:
+                continue
+            if not any(kept in command for kept in _KEPT):
+                yield "process " + command.replace(b"\0", b" ").decode()

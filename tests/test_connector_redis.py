@@ -16,6 +16,8 @@ from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
 import pytest
+pytest.importorskip("redis")
+
 import redis as redis_py
 
 from proxyexec_connectors import attach, connect

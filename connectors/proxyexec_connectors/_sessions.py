@@ -33,22 +33,27 @@ _LOCK = ".lock"
 class Session:
     """A new session below ``root``, owned by this process.
 
+    Args:
+        root: the directory; made when it is missing, and then removed with the session.
+        name: the session's id.
+        ours: whether nobody but sessions can want ``root``, so that the last one removes it.
+
     Raises:
         UnsafeDirectoryError: ``root`` belongs to another user, or others may write into it.
         OSError: ``root`` cannot be made or written to.
     """
 
-    def __init__(self, root: str, name: str) -> None:
+    def __init__(self, root: str, name: str, *, ours: bool) -> None:
         self.root = root
         self.path = os.path.join(root, name)
-        self.made_root = False
+        self._removes_root = ours
         self._descriptor = self._create()
         _held.add(self._descriptor)
 
     def _create(self) -> int:
         # Another session's remove() may take an empty root away between our steps: try again.
         for _ in range(100):
-            self.made_root |= _secure(self.root)
+            self._removes_root |= _secure(self.root)
             sweep(self.root)
             with contextlib.suppress(FileNotFoundError):
                 descriptor = self._lock()
@@ -76,14 +81,14 @@ class Session:
         return None
 
     def remove(self) -> None:
-        """Remove the directory and all in it, then the lock; the root too if we made it."""
+        """Remove the directory and all in it, then the lock, then the root if nobody needs it."""
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path + _LOCK)
         if self._descriptor in _held:
             _held.discard(self._descriptor)
             os.close(self._descriptor)
-        if self.made_root:
+        if self._removes_root:
             with contextlib.suppress(OSError):  # others are in it, or have removed it
                 os.rmdir(self.root)
 

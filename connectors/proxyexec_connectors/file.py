@@ -71,6 +71,7 @@ class FileConnector:
 
     Raises:
         UnsafeDirectoryError: a directory belongs to another user, or others may write into it.
+        ConnectorUnavailableError: a directory cannot be made.
     """
 
     def __init__(
@@ -80,12 +81,18 @@ class FileConnector:
         spill: str | os.PathLike[str] | None = None,
     ) -> None:
         roots = [os.path.abspath(one) for one in (directory, spill) if one is not None]
+        usual = _usual_roots()
         if directory is None:
-            roots = _default_roots(roots)
+            roots = [*usual[:-1], *(roots or usual[-1:])]
         session = new_name()
         sessions: list[Session] = []
         try:
-            sessions.extend(Session(root, session) for root in roots)
+            sessions.extend(Session(root, session, ours=root in usual) for root in roots)
+        except OSError as error:
+            _remove(sessions, os.getpid())
+            if isinstance(error, ConnectorError):
+                raise
+            raise ConnectorUnavailableError(f"file://{quote(roots[0])}", str(error)) from error
         except BaseException:
             _remove(sessions, os.getpid())
             raise
@@ -242,13 +249,13 @@ def _remove(sessions: list[Session], owner: int) -> None:
             session.remove()
 
 
-def _default_roots(spill: list[str]) -> list[str]:
-    """Shared memory where there is any, then the given or the usual directory for files."""
+def _usual_roots() -> list[str]:
+    """Shared memory where there is any, then the system's directory for temporary files."""
     name = f"proxyexec-{os.geteuid()}"
-    disk = spill or [os.path.join(tempfile.gettempdir(), name)]
+    places = [tempfile.gettempdir()]
     if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
-        return [os.path.join(_SHARED_MEMORY, name), *disk]
-    return disk
+        places.insert(0, _SHARED_MEMORY)
+    return [os.path.join(place, name) for place in places]
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}").fullmatch

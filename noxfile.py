@@ -1,0 +1,83 @@
+"""Every check and every program of the project, each in an environment of its own.
+
+Run ``nox --list`` to see them, ``nox -s tests`` for the tests on every Python that is installed.
+"""
+
+from __future__ import annotations
+
+import nox
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests", "tests_core", "connectors", "lint", "types", "docs"]
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the project as a user would, and what the session's programs need beside it."""
+    needs = [need for group in groups for need in nox.project.dependency_groups(PYPROJECT, group)]
+    session.install(f".{extras}", *needs)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests, with every extra, on each Python that is installed."""
+    install(session, "test", "redis-server", extras="[redis]")
+    session.run("pytest", *session.posargs, env={"PROXYEXEC_REQUIRE_REDIS": "1"})
+
+
+@nox.session
+def tests_core(session: nox.Session) -> None:
+    """Run the tests with nothing installed that the core can do without."""
+    install(session, "test-core")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def connectors(session: nox.Session) -> None:
+    """Import every connector with only connectors/ on the path: they never need proxyexec."""
+    session.install("redis>=5.1", "hiredis>=3.0", "typing-extensions")
+    session.chdir("connectors")
+    for name in ("protocol", "errors", "memory", "file", "redis", "registry"):
+        session.run("python", "-c", f"import proxyexec_connectors.{name}")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and form with ruff."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy (strict) and pyright, the public interface's included."""
+    install(session, "types", extras="[redis]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error. Pages are in docs/_build/html."""
+    install(session, "docs", extras="[redis]")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run real pipelines with the standard library's pool and with ours, and compare."""
+    install(session, "demo")
+    session.run("python", "benchmarks/demo.py", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Compare with other libraries, side by side: nox -s benchmarks -- --quick."""
+    install(session, "benchmarks")
+    session.run("python", "benchmarks/compare.py", *session.posargs)

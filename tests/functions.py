@@ -1,0 +1,93 @@
+"""What tests call in workers: importable by name, whatever the start method."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from proxyexec import extract, is_proxy, is_resolved
+
+
+def identity(x):
+    return x
+
+
+def add(a, b):
+    return a + b
+
+
+def pair(x):
+    return {"x": x}
+
+
+def kind(x):
+    """What a function sees: the type, and whether it is a proxy, and a resolved one."""
+    return type(x).__name__, is_proxy(x), is_proxy(x) and is_resolved(x)
+
+
+def append(items, item):
+    items.append(item)
+    return items
+
+
+def total(x):
+    return sum(extract(x))
+
+
+def boom(*args, **kwargs):
+    raise ValueError("boom", *map(type, args))
+
+
+def raise_with(x):
+    raise RuntimeError(x)
+
+
+def die(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_list(n):
+    return list(range(n))
+
+
+def make_bytes(n):
+    return bytes(n)
+
+
+def touch_then_wait(started, release):
+    """Say that the task runs, by a file, and go on when another file is there."""
+    open(started, "x").close()
+    while not os.path.exists(release):
+        time.sleep(0.001)
+    return "done"
+
+
+def concat(base, *, num):
+    return f"{base}-{num}"
+
+
+def worker_pid():
+    return os.getpid()
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise RuntimeError("not for sending")
+
+
+class BreaksOnArrival:
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse():
+    raise RuntimeError("not to be made here")
+
+
+def return_unpicklable():
+    return Unpicklable()
+
+
+def return_breaking():
+    return BreaksOnArrival()

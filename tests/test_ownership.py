@@ -1,0 +1,408 @@
+"""Who evicts what, and when."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+
+import proxyexec
+from proxyexec import ProxyAlways, ProxyType, Store, StoreExecutor, clone, disown, own
+from proxyexec.errors import ObjectMissingError, StoreClosedError
+from proxyexec_connectors.file import FileConnector
+from proxyexec_connectors.memory import MemoryConnector
+from tests import functions
+
+
+@pytest.fixture
+def store():
+    with Store("test", MemoryConnector()) as store:
+        yield store
+
+
+@pytest.fixture
+def executor(store):
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with StoreExecutor(base, store, ProxyType(list, dict), close_store=False) as executor:
+        yield executor
+
+
+def after_callbacks(future):
+    """Wait until a future's callbacks have run, the one that lets go of leases included."""
+    ended = threading.Event()
+    future.add_done_callback(lambda _: ended.set())
+    assert ended.wait(30)
+    return future
+
+
+def test_a_dropped_proxy_evicts(store):
+    proxy = store.proxy([1])
+    assert store.usage().objects == 1
+    del proxy
+    assert store.usage() == (0, 0)
+
+
+def test_clones_share_the_object(store):
+    proxy = store.proxy([1])
+    other = clone(proxy)
+    del proxy
+    assert other == [1]
+    del other
+    assert store.usage() == (0, 0)
+
+
+def test_unpickled_proxies_join_the_lease_that_lives(store):
+    proxy = store.proxy([1])
+    other = pickle.loads(pickle.dumps(proxy))
+    del proxy
+    assert other == [1]
+    del other
+    assert store.usage() == (0, 0)
+
+
+def test_an_unpickled_proxy_of_an_evicted_object_says_so(store):
+    pickled = pickle.dumps(store.proxy([1]))
+    assert store.usage().objects == 0
+    with pytest.raises(ObjectMissingError, match="evicted"):
+        len(pickle.loads(pickled))
+
+
+def test_disowned_objects_stay_until_they_are_owned_again(store):
+    proxy = disown(store.proxy([1]))
+    other = clone(proxy)
+    del proxy
+    assert store.usage().objects == 1
+    own(other)
+    del other
+    assert store.usage() == (0, 0)
+
+
+def test_inputs_go_with_their_task_and_results_with_their_holders(store, executor):
+    future = after_callbacks(executor.submit(functions.append, [1], 2))
+    assert store.usage().objects == 1
+    result = future.result()
+    del future
+    assert store.usage().objects == 1
+    assert result == [1, 2]
+    del result
+    assert store.usage() == (0, 0)
+
+
+def test_a_dropped_future_lets_its_result_go(store, executor):
+    after_callbacks(executor.submit(functions.make_list, 5))
+    assert store.usage() == (0, 0)
+
+
+def test_results_passed_on_are_borrowed(store, executor):
+    first = executor.submit(functions.make_list, 3).result()
+    running, release = threading.Event(), threading.Event()
+
+    def use(items):
+        running.set()
+        assert release.wait(30)
+        return sum(items)
+
+    future = executor.submit(use, first)
+    assert running.wait(30)
+    assert store.usage().objects == 1  # not stored again
+    del first  # the task keeps it
+    assert store.usage().objects == 1
+    release.set()
+    assert future.result() == 3
+    after_callbacks(future)
+    del future
+    assert store.usage() == (0, 0)
+
+
+def test_resolved_results_passed_on_are_borrowed_unless_changed(store, executor):
+    result = executor.submit(functions.make_list, 3).result()
+    assert result == [0, 1, 2]
+    before = store.usage().objects
+    assert after_callbacks(executor.submit(functions.total, result)).result() == 3
+    assert store.usage().objects == before  # compared, not stored again
+    result.append(10)
+    assert after_callbacks(executor.submit(functions.total, result)).result() == 13
+
+
+def test_returned_arguments_keep_their_object(store, executor):
+    result = after_callbacks(executor.submit(functions.identity, [1, 2])).result()
+    assert store.usage().objects == 1
+    assert result == [1, 2]
+
+
+def test_proxies_inside_results_keep_their_objects(store, executor):
+    result = after_callbacks(executor.submit(functions.pair, [1, 2])).result()
+    assert store.usage().objects == 2
+    assert proxyexec.is_proxy(result["x"])
+    inner = result["x"]
+    del result
+    assert inner == [1, 2]
+    assert store.usage().objects == 1
+    del inner
+    assert store.usage() == (0, 0)
+
+
+def test_proxies_inside_arguments_are_kept_until_the_task_has_ended(store, executor):
+    inner = store.proxy([1, 2])
+    running, release = threading.Event(), threading.Event()
+
+    def use(pair):
+        running.set()
+        assert release.wait(30)
+        return sum(pair["x"])
+
+    future = executor.submit(use, {"x": inner})
+    assert running.wait(30)
+    del inner
+    store.usage()
+    release.set()
+    assert future.result() == 3
+
+
+@pytest.mark.parametrize("ownership", [True, False])
+def test_without_ownership_results_stay_and_inputs_go(store, ownership):
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with StoreExecutor(
+        base, store, ProxyType(list), ownership=ownership, close_store=False
+    ) as executor:
+        future = after_callbacks(executor.submit(functions.append, [1], 2))
+        result = future.result()
+        del future
+        reference = proxyexec.reference_of(result)
+        del result
+    assert store.usage().objects == (0 if ownership else 1)
+    store.evict(reference)
+    assert store.usage() == (0, 0)
+
+
+def test_failures_leave_nothing(store, executor):
+    future = after_callbacks(executor.submit(functions.boom, [1], {"x": [2]}))
+    assert isinstance(future.exception(), ValueError)
+    del future
+    gc.collect()
+    assert store.usage() == (0, 0)
+
+
+def test_a_submit_that_fails_half_way_leaves_nothing(store):
+    with StoreExecutor(
+        concurrent.futures.ProcessPoolExecutor(1), FileConnector(), ProxyAlways()
+    ) as executor:
+        future = executor.submit(functions.add, [1], functions.Unpicklable())
+        error = future.exception()
+        assert isinstance(error, pickle.PicklingError)
+        assert "argument 1 of add" in str(error)
+        assert executor.store.usage() == (0, 0)
+        assert executor.submit(functions.add, [1], [2]).result() == [1, 2]
+
+
+def test_submit_after_shutdown_stores_nothing(store):
+    executor = StoreExecutor(
+        concurrent.futures.ThreadPoolExecutor(1), store, ProxyAlways(), close_store=False
+    )
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(functions.add, [1], [2])
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.map(functions.identity, [[1]])
+    assert store.usage() == (0, 0)
+
+
+def test_a_base_that_refuses_leaves_nothing(store):
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with StoreExecutor(base, store, ProxyAlways(), close_store=False) as executor:
+        base.shutdown()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(functions.add, [1], [2])
+        assert store.usage() == (0, 0)
+
+
+class SlowConnector(MemoryConnector):
+    """Evicts when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.evicting, self.go_on = threading.Event(), threading.Event()
+
+    def evict(self, keys):
+        self.evicting.set()
+        assert self.go_on.wait(30)
+        super().evict(keys)
+
+
+def test_slow_eviction_delays_no_result():
+    connector = SlowConnector()
+    with StoreExecutor(
+        concurrent.futures.ThreadPoolExecutor(1), connector, ProxyAlways()
+    ) as executor:
+        first = executor.submit(functions.add, [1], [2])
+        assert first.result() == [1, 2]
+        assert connector.evicting.wait(30)
+        assert executor.submit(functions.add, [3], [4]).result() == [3, 4]
+        connector.go_on.set()
+
+
+class FailingConnector(MemoryConnector):
+    def evict(self, keys):
+        raise ConnectionError("no")
+
+
+def test_failed_evictions_are_counted_and_logged_once(caplog):
+    store = Store("failing", FailingConnector())
+    with caplog.at_level(logging.WARNING, "proxyexec"):
+        for _ in range(3):
+            store.proxy([1])
+            store.usage()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "failing" in caplog.text
+    assert store._leases.failures == 3
+    store.close()
+
+
+def test_the_store_closes_with_the_last_result():
+    with StoreExecutor(
+        concurrent.futures.ThreadPoolExecutor(1), should_proxy=ProxyAlways()
+    ) as executor:
+        future = executor.submit(functions.make_list, 3)
+    result = future.result()
+    store = executor.store
+    assert result == [0, 1, 2]
+    assert store.usage().objects == 1
+    del future, result
+    with pytest.raises(StoreClosedError):
+        store.usage()
+
+
+def test_a_store_is_left_open_on_request(store, executor):
+    executor.shutdown()
+    assert store.get(store.put([1])) == [1]
+
+
+def test_shutdown_without_waiting_lets_tasks_finish(store):
+    release = threading.Event()
+
+    def use(items):
+        assert release.wait(30)
+        return [*items, "done"]
+
+    executor = StoreExecutor(concurrent.futures.ThreadPoolExecutor(1), None, ProxyAlways())
+    futures = [executor.submit(use, [n]) for n in range(3)]
+    executor.shutdown(wait=False)
+    release.set()
+    assert [future.result() for future in futures] == [[n, "done"] for n in range(3)]
+
+
+def test_an_executor_that_is_dropped_lets_go_of_its_store():
+    executor = StoreExecutor(concurrent.futures.ThreadPoolExecutor(1), None, ProxyAlways())
+    store = executor.store
+    result = executor.submit(functions.make_list, 3).result()
+    executor._base.shutdown()
+    del executor
+    gc.collect()
+    assert result == [0, 1, 2]
+    del result
+    with pytest.raises(StoreClosedError):
+        store.usage()
+
+
+def test_a_proxy_keeps_a_dropped_store_alive():
+    proxy = Store("dropped", MemoryConnector()).proxy([1, 2])
+    gc.collect()
+    assert proxy == [1, 2]
+
+
+def test_two_stores_with_one_name_and_place_do_not_meet(tmp_path):
+    first = Store("same", FileConnector(tmp_path))
+    second = Store("same", FileConnector(tmp_path))
+    one, other = first.proxy([1]), second.proxy([2])
+    first.close()
+    assert other == [2]
+    with pytest.raises(StoreClosedError):
+        len(one)
+    second.close()
+
+
+def test_a_forked_child_evicts_nothing(store):
+    proxy = store.proxy([1, 2])
+    child = os.fork()
+    if not child:
+        try:
+            del proxy
+            gc.collect()
+            store.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert proxy == [1, 2]
+
+
+def test_a_fork_while_the_locks_are_held_does_not_block_the_child():
+    store = Store("locked", FileConnector())
+    proxy = store.proxy([1, 2])
+    with store._leases._lock:
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                code = 0 if clone(proxy) == [1, 2] and proxyexec.is_proxy(disown(proxy)) else 2
+            finally:
+                os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    store.close()
+
+
+def test_finalizers_may_run_inside_the_critical_section(store):
+    """The garbage collector can drop a proxy while this thread holds the lock."""
+    proxy = store.proxy([1])
+    with store._leases._lock:
+        del proxy
+    assert store.usage() == (0, 0)
+
+
+def test_many_owned_results_are_freed(store):
+    proxies = [store.proxy(n) for n in range(5000)]
+    assert store.usage().objects == 5000
+    del proxies
+    assert store.usage() == (0, 0)
+
+
+def test_a_worker_that_is_killed_leaves_nothing():
+    executor = StoreExecutor(
+        concurrent.futures.ProcessPoolExecutor(1), FileConnector(), ProxyAlways(), close_store=False
+    )
+    future = executor.submit(functions.die, [1, 2])
+    assert isinstance(future.exception(), concurrent.futures.BrokenExecutor)
+    with pytest.raises(concurrent.futures.BrokenExecutor):
+        executor.submit(functions.add, [1], [2])
+    executor.shutdown()
+    assert executor.store.usage() == (0, 0)
+    executor.store.close()
+
+
+@pytest.mark.parametrize("end", ["pass", "executor.shutdown()", "os.kill(os.getpid(), 15)"])
+def test_programs_leave_nothing_however_they_end(tmp_path, end):
+    script = f"""
+        import concurrent.futures, os, signal, sys
+        from proxyexec import ProxyAlways, StoreExecutor
+        if __name__ == "__main__":
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            base = concurrent.futures.ProcessPoolExecutor(1)
+            executor = StoreExecutor(base, "file://{tmp_path}/objects", ProxyAlways())
+            results = [executor.submit(sorted, [2, 1]).result() for _ in range(3)]
+            assert results[0] == [1, 2]
+            pending = executor.submit(sorted, [4, 3])
+            {end}
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]

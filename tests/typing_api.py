@@ -1,0 +1,75 @@
+"""What type checkers must see of the public interface; checked by mypy and pyright, not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from typing_extensions import assert_type
+
+from proxyexec import (
+    Policy,
+    ProcessPoolExecutor,
+    ProxySize,
+    ProxyType,
+    Reference,
+    Store,
+    StoreExecutor,
+    TaskFuture,
+    ThreadPoolExecutor,
+    clone,
+    extract,
+    own,
+)
+from proxyexec_connectors.file import FileConnector
+from proxyexec_connectors.memory import MemoryConnector
+
+if TYPE_CHECKING:
+    from proxyexec_connectors import Connector
+
+
+def concat(base: str, *, num: int) -> str:
+    return f"{base}-{num}"
+
+
+def length(text: str) -> int:
+    return len(text)
+
+
+def submits(
+    executor: StoreExecutor, pool: ProcessPoolExecutor, threads: ThreadPoolExecutor
+) -> None:
+    assert_type(executor.submit(concat, "a", num=1), TaskFuture[str])
+    assert_type(pool.submit(length, "a").result(), int)
+    assert_type(threads.submit(length, "a").exception(), "BaseException | None")
+    future: Future[str] = executor.submit(concat, "a", num=1)
+    executor.submit(concat, 5, num=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.submit(concat, "a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    del future
+
+
+def maps(executor: StoreExecutor) -> None:
+    assert_type(executor.map(length, ["a"]), Iterator[int])
+    assert_type(
+        list(executor.map(length, ["a"], chunksize=5, buffersize=2, timeout=1)), "list[int]"
+    )
+
+
+def policies() -> None:
+    assert_type(ProxyType(list) & ProxySize("1 MB"), Policy)
+    assert_type(~ProxyType(list), Policy)
+    StoreExecutor(None, should_proxy=lambda obj: obj is not None)
+    StoreExecutor(None, "memory://", ProxySize(5) | (lambda obj: bool(obj)))
+
+
+def stores(store: Store) -> None:
+    assert_type(store.put([1]), Reference)
+    assert_type(store.proxy([1]), "list[int]")
+    assert_type(clone(own(store.proxy("a"))), str)
+    assert_type(extract(store.proxy("a")), str)
+
+
+def connectors() -> None:
+    made: list[Connector] = [FileConnector(), MemoryConnector()]
+    del made
