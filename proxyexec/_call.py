@@ -31,7 +31,8 @@ class Tasks:
     def __init__(self, store: Store, *, close_store: bool, ownership: bool) -> None:
         self.store = store
         self.ownership = ownership
-        self.lock = threading.Lock()
+        # Reentrant, as the executor's finalizer may run inside.
+        self.lock = threading.RLock()
         # Results of tasks whose pool broke: other workers may have been writing when their
         # futures failed, so these keys are evicted once more when all workers are gone.
         self.doubtful: list[str] = []
@@ -98,7 +99,11 @@ class Call:
             return obj
         what = f"argument {name!r} of {getattr(function, '__qualname__', type(function).__name__)}"
         key = context.store.new_key()
-        return self._take(context.pack(obj, key, what, crossing=self._crosses))
+        try:
+            return self._take(context.pack(obj, key, what, crossing=self._crosses))
+        except BaseException:
+            context.store.evict_soon([key])  # a put that failed may have been carried out
+            raise
 
     def pack_chunk(self, arguments: Sequence[Any], name: int, function: Any) -> tuple[Any, ...]:
         """Make the arguments of one call of several ready to travel."""
@@ -130,6 +135,7 @@ class Call:
             if isinstance(error, BrokenExecutor):
                 self._tasks.doubtful.extend(keys)
         if self._leases is not None:
+            self._context.store.start_evicting()
             for lease in self._leases:
                 lease.release()
             self._leases = None
@@ -157,6 +163,7 @@ class Call:
         lease = store.join(reference.key)
         if lease is None and reference.key == key and self._tasks.ownership:
             lease = store.take(key, _leases_on(map(make_proxy, outcome.embedded)))
+            store.start_evicting()
         if self._context.lazy:
             return make_proxy(reference, lease)
         return Deferred(lambda: store.get(reference), lease)

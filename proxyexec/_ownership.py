@@ -74,8 +74,9 @@ class Leases:
         self._evict = evict
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
-        # Guards the two above, and the thread. Held for dictionary operations only.
-        self._lock = threading.Lock()
+        # Guards the two above, and the thread. Held for dictionary operations only. Reentrant,
+        # as a finalizer that the garbage collector runs inside may get to start() below.
+        self._lock = threading.RLock()
         self._messages: SimpleQueue[_Message] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._when_none: Callable[[], None] | None = None
@@ -92,7 +93,6 @@ class Leases:
             self._counts[key] += 1
             if companions:
                 self._companions[key] = companions
-            self._start()
         return Lease(self, key, self._home())
 
     def join(self, key: str) -> Lease | None:
@@ -105,20 +105,34 @@ class Leases:
 
     def evict(self, keys: Iterable[str]) -> None:
         """Evict soon what nobody holds a lease on (or will: the key of a failed result)."""
-        with self._lock:
-            self._start()
+        self.start()
         self.post(tuple(keys))
 
     def close_when_none(self, close: Callable[[], None]) -> None:
         """Call ``close``, from the evicting thread, once no lease is left."""
-        with self._lock:
-            self._when_none = close
-            self._start()
+        self._when_none = close
+        self.start()
         self.post(())
+
+    def start(self) -> None:
+        """Start evicting what is released.
+
+        Not done before it is necessary: an executor of forked workers should fork them first.
+        """
+        if self._thread is not None or self._stopped:
+            return
+        thread = threading.Thread(
+            target=self._work, name=f"proxyexec-evict-{self._name}", daemon=True
+        )
+        with self._lock:
+            if self._thread is None and not self._stopped:
+                self._thread = thread
+                thread.start()
 
     def flush(self) -> None:
         """Wait until what has been released by now is evicted."""
         done = threading.Event()
+        self.start()
         with self._lock:
             if self._thread is None or self._thread is threading.current_thread():
                 return
@@ -146,7 +160,7 @@ class Leases:
 
     def abandon(self) -> None:
         """Forget everything and evict nothing, in a forked child: the parent still holds it."""
-        self._lock = threading.Lock()  # another thread of the parent may have held the old one
+        self._lock = threading.RLock()  # another thread of the parent may have held the old one
         self._thread = None
         self._stopped = True
         self._counts.clear()
@@ -157,13 +171,6 @@ class Leases:
                 self._counts[key] -= 1
             else:
                 del self._counts[key]
-
-    def _start(self) -> None:
-        if self._thread is None and not self._stopped:
-            self._thread = threading.Thread(
-                target=self._work, name=f"proxyexec-evict-{self._name}", daemon=True
-            )
-            self._thread.start()
 
     def _work(self) -> None:
         while True:

@@ -168,6 +168,7 @@ class Store:
             raise TypeError("this is a proxy already; proxyexec.clone() makes another one")
         reference, companions = self._put(obj)
         lease = self.take(reference.key, companions) if self.is_owner else None
+        self.start_evicting()
         return cast("T", make_proxy(reference, lease))
 
     def evict(self, *objects: Reference | Any) -> None:
@@ -245,6 +246,11 @@ class Store:
         if self._leases is None:
             raise ValueError(f"the store {self.name!r} is owned by another process")
         return self._leases.take(key, companions)
+
+    def start_evicting(self) -> None:
+        """Evict from now on what nobody holds any more."""
+        if self._leases is not None:
+            self._leases.start()
 
     def join(self, key: str) -> Lease | None:
         """Hold the object under ``key`` if this process owns the store and somebody holds it."""

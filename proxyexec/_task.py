@@ -34,6 +34,7 @@ from proxyexec._serialize import Candidate, Serializer
 from proxyexec._sizes import size_bound
 from proxyexec._store import Store, store_at
 from proxyexec._types import find_function
+from proxyexec.errors import ProxyExecError
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
 
 if TYPE_CHECKING:
@@ -245,7 +246,10 @@ def _chunk_task(travels: Any, blob: bytes, key: str) -> Task:
 
 def _is_unchanged(reference: Reference, frames: Frames) -> bool:
     """Tell whether the object that a reference leads to still is what ``frames`` represent."""
-    stored = store_at(reference.address).fetch(reference.key)
+    try:
+        stored = store_at(reference.address).fetch(reference.key)
+    except ProxyExecError:  # its store is closed, or out of reach: the value is what we have
+        return False
     return (
         stored is not None
         and len(stored) == len(frames)

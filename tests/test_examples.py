@@ -66,8 +66,8 @@ def examples_of(page: Path) -> list[Example]:
     return found
 
 
-def scripts_of(page: Path) -> list[Script]:
-    run = [one for one in examples_of(page) if "not run" not in one.marks]
+def scripts_of(page: Path, *, without: str = "not run") -> list[Script]:
+    run = [one for one in examples_of(page) if not one.marks & {"not run", without}]
     groups = [[one] for one in run] if page.name == "README.md" else [run] if run else []
     scripts = []
     for group in groups:
@@ -81,12 +81,14 @@ def scripts_of(page: Path) -> list[Script]:
 
 
 SCRIPTS = [script for page in PAGES for script in scripts_of(page)]
+PLAIN = [pytest.param(one, id=one.name) for one in SCRIPTS if not one.needs_redis]
+WITH_REDIS = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_redis]
 
 
 def write(script: Script, directory: Path) -> Path:
     """Write a script, or skip its test for want of a library that it imports."""
     wanted = re.findall(r"^\s*(?:import|from) (numpy|pandas|pytest)\b", script.code, re.MULTILINE)
-    for library in [*wanted, *(["redis"] if script.needs_redis else [])]:
+    for library in wanted:
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{script.name} needs {library}")
     path = directory / f"{script.name.replace('-', '_').lower()}_examples.py"
@@ -107,18 +109,23 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("script", [pytest.param(one, id=one.name) for one in SCRIPTS])
-def test_examples(script: Script, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    path = write(script, tmp_path)
-    variables = {"REDIS_URL": request.getfixturevalue("redis_url")} if script.needs_redis else {}
-    done = run(path, cwd=tmp_path, **variables)
+@pytest.mark.parametrize("script", PLAIN)
+def test_examples(script: Script, tmp_path: Path) -> None:
+    done = run(write(script, tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("script", WITH_REDIS)
+def test_examples_with_redis(script: Script, tmp_path: Path, redis_url: str) -> None:
+    done = run(write(script, tmp_path), cwd=tmp_path, REDIS_URL=redis_url)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
 
 
 def test_the_example_connector_keeps_its_promises(tmp_path: Path) -> None:
-    [script] = scripts_of(ROOT / "docs" / "connectors.md")
-    path = write(script._replace(name="test_connector"), tmp_path)
+    [script] = scripts_of(ROOT / "docs" / "connectors.md", without="needs redis")
+    path = write(script, tmp_path)
     options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path)
     done = run("-m", "pytest", *options, path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

@@ -1,0 +1,300 @@
+"""Who is compared: process pools and what stands in for them, all called in one way.
+
+Each contender has its workers started and warm before it is first timed, is called as its
+documentation says, and removes what it made. Those whose library is not installed are left out.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import signal
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from workloads import pause
+
+import proxyexec
+
+__all__ = ["CONTENDERS", "Contender", "interrupts_ignored"]
+
+# How long a warm-up task lasts, and how many are tried to get every worker to run one.
+_WARM_SECONDS = 0.1
+_WARM_ROUNDS = 20
+
+
+class Contender(ABC):
+    """A way to call functions in other processes.
+
+    Args:
+        workers: the number of processes.
+        largest: the largest array in bytes that will be sent, for those who reserve memory.
+    """
+
+    name: str
+    about: str
+    requires: str | None = None
+    """What has to be importable."""
+
+    def __init__(self, workers: int, largest: int) -> None:
+        self.workers = workers
+        self.largest = largest
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Tell whether its library is there."""
+        return cls.requires is None or find_spec(cls.requires) is not None
+
+    @abstractmethod
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run one call in a worker, and wait for its result."""
+
+    @abstractmethod
+    def call_many(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """Hand all calls over one by one, then wait for all results."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the workers, and remove everything."""
+
+    def plain(self, result: Any) -> Any:
+        """Return what a result is underneath, for checks outside of the time."""
+        return result
+
+    def warm_up(self) -> None:
+        """Have every worker run a task."""
+        seen: set[int] = set()
+        for _ in range(_WARM_ROUNDS):
+            seen.update(self.call_many(pause, [(_WARM_SECONDS,)] * self.workers))
+            if len(seen) >= self.workers:
+                return
+
+
+class Direct(Contender):
+    """The function called in this process: what no pool can beat."""
+
+    name = "direct"
+    about = "the function itself, in the calling process"
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    def call_many(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        return [function(*arguments) for arguments in calls]
+
+    def warm_up(self) -> None:
+        """There is nothing to start."""
+
+    def close(self) -> None:
+        """There is nothing to stop."""
+
+
+class _Executor(Contender):
+    """Anything with ``submit`` and futures."""
+
+    executor: Any
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self.executor.submit(function, *arguments).result()
+
+    def call_many(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        submit = self.executor.submit
+        futures = [submit(function, *arguments) for arguments in calls]
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        self.executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Raw(_Executor):
+    """The standard library's pool."""
+
+    name = "raw"
+    about = "concurrent.futures.ProcessPoolExecutor"
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        self.executor = concurrent.futures.ProcessPoolExecutor(workers)
+
+
+class ProxyExec(_Executor):
+    """This library's drop-in pool, as it comes."""
+
+    name = "proxyexec"
+    about = "proxyexec.ProcessPoolExecutor"
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        self.executor = proxyexec.ProcessPoolExecutor(workers)
+
+
+class ProxyStore(_Executor):
+    """ProxyStore's executor over the standard library's pool, owned results, files in memory.
+
+    Arrays are proxied whatever their size, nothing else is. Its cache of resolved objects is
+    off: no call here could use it, and it would keep gigabytes.
+    """
+
+    name = "proxystore"
+    about = "proxystore StoreExecutor, ProxyType(ndarray), FileConnector in shared memory"
+    requires = "proxystore"
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        executor = import_module("proxystore.store.executor")
+        connector = import_module("proxystore.connectors.file").FileConnector
+        self._extract = import_module("proxystore.proxy").extract
+        self._proxy = import_module("proxystore.proxy").Proxy
+        self._directory = _directory_in_memory("proxystore")
+        store = import_module("proxystore.store").Store(
+            Path(self._directory).name, connector(self._directory), cache_size=0
+        )
+        self.executor = executor.StoreExecutor(
+            concurrent.futures.ProcessPoolExecutor(workers),
+            store=store,
+            should_proxy=executor.ProxyType(np.ndarray),
+        )
+
+    def plain(self, result: Any) -> Any:
+        return self._extract(result) if isinstance(result, self._proxy) else result
+
+    def close(self) -> None:
+        # Its shutdown() takes no other argument.
+        self.executor.shutdown(wait=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Loky(_Executor):
+    """Joblib's process pool on its own."""
+
+    name = "loky"
+    about = "loky.get_reusable_executor"
+    requires = "loky"
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        # Workers stay while the others have their turn.
+        self.executor = import_module("loky").get_reusable_executor(workers, timeout=3600)
+
+    def close(self) -> None:
+        # Never with kill_workers: killed while it sends, a worker leaves loky waiting forever.
+        self.executor.shutdown(wait=True)
+
+
+class Joblib(Contender):
+    """Joblib over loky: arguments of 1 MB and more are mapped from files in shared memory."""
+
+    name = "joblib"
+    about = "joblib.Parallel, loky backend, arguments memory-mapped in shared memory from 1 MB"
+    requires = "joblib"
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        joblib = import_module("joblib")
+        self._directory = _directory_in_memory("joblib")
+        self._delayed = joblib.delayed
+        # One task is one message, as with the others: by itself joblib batches tiny tasks.
+        self._parallel = joblib.Parallel(
+            n_jobs=workers,
+            backend="loky",
+            batch_size=1,
+            pre_dispatch="all",
+            max_nbytes=1_000_000,
+            temp_folder=self._directory,
+        )
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._parallel([self._delayed(function)(*arguments)])[0]
+
+    def call_many(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        delayed = self._delayed(function)
+        return list(self._parallel([delayed(*arguments) for arguments in calls]))
+
+    def close(self) -> None:
+        import_module("joblib.externals.loky").get_reusable_executor(reuse=True).shutdown()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Ray(Contender):
+    """Ray on this machine: large arguments go into its object store by themselves."""
+
+    name = "ray"
+    about = "ray remote functions, local node; results are read-only arrays in its store"
+    requires = "ray"
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray = import_module("ray")
+        # The path of a socket in here must not get long.
+        self._directory = tempfile.mkdtemp(prefix="ray-")
+        self._remote: dict[Callable[..., Any], Any] = {}
+        self._ray.init(
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=max(4 * largest, 500_000_000),
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=self._directory,
+        )
+
+    def _submit(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        remote = self._remote.get(function)
+        if remote is None:
+            remote = self._remote[function] = self._ray.remote(function)
+        return remote.remote(*arguments)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._ray.get(self._submit(function, arguments))
+
+    def call_many(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        return list(self._ray.get([self._submit(function, arguments) for arguments in calls]))
+
+    def close(self) -> None:
+        self._ray.shutdown()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+CONTENDERS: dict[str, type[Contender]] = {
+    # Those that fork come first, while this process has few threads.
+    one.name: one
+    for one in (Direct, Raw, ProxyExec, ProxyStore, Loky, Joblib, Ray)
+}
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Let processes that start within ignore Ctrl-C: it is this process that ends them.
+
+    Nor do they inherit what this process does when it is terminated.
+    """
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def _directory_in_memory(name: str) -> str:
+    memory = Path("/dev/shm")
+    return tempfile.mkdtemp(prefix=f"compare-{name}-", dir=memory if memory.is_dir() else None)
