@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
@@ -47,14 +48,22 @@ class Lease:
         """Let go without evicting, even if this was the last lease on the object."""
         leases, self._leases = self._leases, None
         if leases is not None:
-            leases._forget(self.key)
+            # Not counted at once, but in its turn: leases released before are in the queue.
+            leases.post(_Forget(self.key))
 
     __del__ = release
 
 
-# To the evicting thread: the key of a lease that was released, keys to evict whoever holds
-# them, an event to set when all this is done, or None to end.
-_Message: TypeAlias = "str | tuple[str, ...] | threading.Event | None"
+@dataclass(frozen=True)
+class _Forget:
+    """The key of a lease that was let go of without evicting."""
+
+    key: str
+
+
+# To the evicting thread: the key of a lease that was released, or of one that was forgotten,
+# keys to evict whoever holds them, an event to set when all this is done, or None to end.
+_Message: TypeAlias = "str | _Forget | tuple[str, ...] | threading.Event | None"
 
 
 class Leases:
@@ -165,13 +174,6 @@ class Leases:
         self._stopped = True
         self._counts.clear()
 
-    def _forget(self, key: str) -> None:
-        with self._lock:
-            if self._counts[key] > 1:
-                self._counts[key] -= 1
-            else:
-                del self._counts[key]
-
     def _work(self) -> None:
         while True:
             keys, events, stop = self._count(self._batch())
@@ -203,17 +205,24 @@ class Leases:
         with self._lock:
             for message in messages:
                 if isinstance(message, str):
-                    if self._counts[message] > 1:
-                        self._counts[message] -= 1
-                    elif self._counts.pop(message, None):
+                    if self._is_last(message):
                         keys.append(message)
                         orphaned.append(self._companions.pop(message, ()))
+                elif isinstance(message, _Forget):
+                    self._is_last(message.key)
                 elif isinstance(message, tuple):
                     keys.extend(message)
                 elif message is not None:
                     events.append(message)
         del orphaned  # released here, outside the lock
         return keys, events, messages[-1] is None
+
+    def _is_last(self, key: str) -> bool:
+        """Count one lease less; tell whether it was the last."""
+        if self._counts[key] > 1:
+            self._counts[key] -= 1
+            return False
+        return self._counts.pop(key, 0) > 0
 
     def _try_to_evict(self, keys: Sequence[str]) -> None:
         try:

@@ -74,6 +74,9 @@ class _OfBoth(str):
         self._name = name
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)  # in a pickled class's name
+
     def __get__(self, proxy: Any, owner: type | None = None) -> Any:
         return str(self) if proxy is None else getattr(proxy.__wrapped__, self._name)
 
@@ -269,9 +272,23 @@ def _home(reference: Reference) -> Store:
     return store_at(reference.address)
 
 
+# What proxy classes are called: under these names, pickle finds them in every process.
+_CLASS = "Proxy_"
+
+
+def __getattr__(name: str) -> type[Proxy]:
+    try:
+        if name.startswith(_CLASS):
+            return _class_for(int(name.removeprefix(_CLASS), 16))
+    except ValueError:
+        pass
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 @functools.cache
 def _class_for(traits: int) -> type[Proxy]:
     namespace = namespace_for(traits)
+    namespace["__qualname__"] = f"{_CLASS}{traits:x}"
     namespace["__module__"] = _OfBoth("__module__", __name__)
     namespace["__doc__"] = _OfBoth("__doc__", Proxy.__doc__)
     kind = type("Proxy", (Proxy,), namespace)

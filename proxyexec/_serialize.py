@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cloudpickle
+from wrapt import BaseObjectProxy
 
 from proxyexec.errors import DeserializationError, SerializationError, name_of
 
@@ -82,7 +83,7 @@ class PickleSerializer:
             frames = None
         if frames is None or (self.main == "value" and _mentions_main(frames)):
             try:
-                frames = _pickled(cloudpickle.Pickler, obj)
+                frames = _pickled(_CloudPickler, obj)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 raise SerializationError("an object", name_of(type(obj)), reason) from error
@@ -148,6 +149,15 @@ class _Stream(list[bytes]):
     """What a pickler writes, piece by piece; large ``bytes`` arrive as themselves, uncopied."""
 
     write = list.append
+
+
+class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Cloudpickle takes a proxy of a function for a function; a proxy knows better."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if issubclass(type(obj), BaseObjectProxy):
+            return NotImplemented
+        return super().reducer_override(obj)
 
 
 def _pickled(pickler: type[pickle.Pickler], obj: Any) -> list[Buffer]:

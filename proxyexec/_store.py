@@ -34,7 +34,7 @@ from proxyexec._proxy import (
 )
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
-from proxyexec._types import describe
+from proxyexec._types import NEVER_PROXIED, describe
 from proxyexec.errors import ObjectMissingError, StoreClosedError, name_of
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ class Store:
         """
         if is_proxy(obj):
             raise TypeError("this is a proxy already; proxyexec.clone() makes another one")
+        if isinstance(obj, NEVER_PROXIED):
+            raise TypeError(f"{obj!r} is never proxied: programs tell it apart with 'is'")
         reference, companions = self._put(obj)
         lease = self.take(reference.key, companions) if self.is_owner else None
         self.start_evicting()

@@ -9,7 +9,9 @@ This module knows neither references nor stores.
 
 from __future__ import annotations
 
+import enum
 import sys
+import types
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -17,7 +19,15 @@ from typing import Any
 
 from wrapt import BaseObjectProxy
 
-__all__ = ["describe", "find_function", "find_type", "namespace_for", "patterns_of", "traits_of"]
+__all__ = [
+    "NEVER_PROXIED",
+    "describe",
+    "find_function",
+    "find_type",
+    "namespace_for",
+    "patterns_of",
+    "traits_of",
+]
 
 # Types that code in C, numpy's first of all, tells by their memory and not by their methods.
 _SCALARS = (int, float, complex, str, bytes)
@@ -25,6 +35,19 @@ _SCALARS = (int, float, complex, str, bytes)
 # The bits of type.__flags__ by which Python tells what matches a sequence or mapping pattern.
 _MATCHES_SEQUENCE = 1 << 5
 _MATCHES_MAPPING = 1 << 6
+
+
+# Types of objects that programs compare with ``is``, or that are what they are by being where
+# they are: None, True, False and other singletons, enum members, classes and modules.
+NEVER_PROXIED = (
+    type(None),
+    bool,
+    type(...),
+    type(NotImplemented),
+    type,
+    types.ModuleType,
+    enum.Enum,
+)
 
 
 def describe(kind: type) -> tuple[str, int]:
@@ -37,7 +60,7 @@ def describe(kind: type) -> tuple[str, int]:
     if found is None:
         name = f"{kind.__module__}:{kind.__qualname__}"
         if find_type(name) is not kind:
-            name = name.replace(":", ".")
+            name = _IN_TYPES.get(kind) or name.replace(":", ".")
         found = _described[kind] = name, traits_of(kind)
     return found
 
@@ -221,8 +244,13 @@ _TRAITS: dict[str, Callable[[type], bool]] = {
     # pandas look for; whoever looks at a dict or a str looks at its memory.
     "__getitem__": lambda kind: (
         _has(kind, "__getitem__")
-        and _find(kind, "__iter__") is not None
         and not issubclass(kind, (dict, str, bytes))
+        # numpy's scalars, and classes that set __iter__ to None, are no sequences.
+        and (
+            _has(kind, "__iter__")
+            or not isinstance(_find(kind, "__getitem__"), types.WrapperDescriptorType)
+        )
+        and _find(kind, "__iter__") is not None
     ),
     # str is a Sequence that does not match, and numpy's arrays match and are none.
     "sequence": lambda kind: bool(
@@ -272,6 +300,14 @@ _FORWARDED: dict[str, Callable[..., Any]] = {
     "__fspath__": _fspath,
     "__getitem__": _getitem,
     "__iter__": _iter,
+}
+
+# Python's own types that are not found where they say they are: functions, generators, …. Of
+# several names for one, the first in the module is the plain one.
+_IN_TYPES = {
+    kind: f"types:{name}"
+    for name, kind in reversed(list(vars(types).items()))
+    if isinstance(kind, type)
 }
 
 _described: weakref.WeakKeyDictionary[type, tuple[str, int]] = weakref.WeakKeyDictionary()

@@ -15,13 +15,12 @@ Policies know nothing of stores.
 
 from __future__ import annotations
 
-import enum
-import types
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from proxyexec._serialize import Candidate, PickleSerializer
 from proxyexec._sizes import parse_size, size_bound
+from proxyexec._types import NEVER_PROXIED
 from proxyexec.errors import PolicyError, SerializationError, name_of
 
 __all__ = [
@@ -203,7 +202,7 @@ def is_proxied(policy: ShouldProxy, candidate: Candidate) -> bool:
         PolicyError: the policy raised.
         SerializationError: the policy asked for the size of what cannot be serialized.
     """
-    if isinstance(candidate.obj, _NEVER):
+    if isinstance(candidate.obj, NEVER_PROXIED):
         return False
     try:
         return _judge(policy, candidate)
@@ -218,14 +217,3 @@ def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:
     if isinstance(policy, Policy):
         return policy.judge(candidate)
     return bool(policy(candidate.obj))
-
-
-_NEVER = (
-    type(None),
-    bool,
-    type(...),
-    type(NotImplemented),
-    type,
-    types.ModuleType,
-    enum.Enum,
-)

@@ -100,7 +100,11 @@ def _holdings(shared_memory: Path, older: Collection[Store]) -> Counter[str]:
             *_descriptors(),
             *_mappings(shared_memory),
             *_children(),
-            *(f"file {path}" for path in shared_memory.rglob("*")),
+            *(
+                f"file {folder}/{name}"
+                for folder, folders, files in os.walk(shared_memory)
+                for name in (*folders, *files)
+            ),
             *(f"thread {one.name}" for one in _threads(older)),
         ]
     )

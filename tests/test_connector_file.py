@@ -14,6 +14,7 @@ import textwrap
 import pytest
 
 import proxyexec_connectors.file
+from proxyexec_connectors import _sessions
 from proxyexec_connectors._sessions import sweep
 from proxyexec_connectors.errors import (
     ConnectorFullError,
@@ -96,6 +97,26 @@ def test_a_dropped_connector_removes_its_session(tmp_path):
     del connector
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["_secure", "sweep"])
+def test_an_empty_root_may_be_taken_away_at_any_moment(tmp_path, monkeypatch, step):
+    """By the last session in it, when it is removed while another one is being made."""
+    genuine, left = getattr(_sessions, step), [1, 2, 3]
+
+    def interrupted(root):
+        if left:
+            left.pop()
+            if os.path.exists(root):
+                os.rmdir(root)
+            os.stat(root)
+        return genuine(root)
+
+    monkeypatch.setattr(_sessions, step, interrupted)
+    connector = FileConnector(tmp_path / "objects")
+    connector.put("key", [b"x"])
+    connector.close()
+    assert not left
 
 
 def test_others_directories_are_refused(tmp_path):

@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing
 from urllib.parse import urlsplit
 
 import pytest
+
 pytest.importorskip("redis")
 
 import redis as redis_py

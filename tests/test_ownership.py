@@ -85,6 +85,18 @@ def test_disowned_objects_stay_until_they_are_owned_again(store):
     assert store.usage() == (0, 0)
 
 
+def test_disowning_waits_its_turn(store):
+    """A lease released before is counted before, though it may still be in the queue."""
+    proxy = store.proxy([1])
+    other = clone(proxy)
+    reference = proxyexec.reference_of(proxy)
+    with store._leases._lock:  # the evicting thread counts nothing meanwhile
+        del other
+        disown(proxy)
+    assert store.usage().objects == 1
+    assert store.get(reference) == [1]
+
+
 def test_inputs_go_with_their_task_and_results_with_their_holders(store, executor):
     future = after_callbacks(executor.submit(functions.append, [1], 2))
     assert store.usage().objects == 1

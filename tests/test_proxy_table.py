@@ -167,6 +167,7 @@ ROWS = [
     row("`p + x`, `x + p`, `p * 2`, `p \\| x`, …", "WWWWWW", lambda p: [p + p, p + extract(p), extract(p) + p, p * 2, 2 * p], str=lambda p: [p + p, p + "x", "x" + p, p * 2, 2 * p, p % ()], dict=lambda p: [p | {"z": 1}, {"z": 1} | p]),
     row("`p += x`", "WWWWWW", lambda p: operator.iadd(p, extract(p)), dict=lambda p: operator.ior(p, {"z": 1})),
     row("`x += p`", "WWWWWW", int=lambda p: augmented(1, operator.iadd, p), str=lambda p: augmented("x", operator.iadd, p), bytes=lambda p: augmented(b"x", operator.iadd, p), dict=lambda p: augmented({}, operator.ior, p), ndarray=lambda p: augmented(np.ones((2, 3)), operator.iadd, p), DataFrame=lambda p: augmented(p + 1, operator.iadd, p)),
+    row("`x += p` with a list `x`", "-EEEWW", lambda p: augmented([], operator.iadd, p), ndarray=lambda p: augmented([1, 2, 3], operator.iadd, p), DataFrame=lambda p: augmented([1, 2], operator.iadd, p)),
     row("`p == x`, `x == p`, `p == p`", "WWWWWW", lambda p: [p == extract(p), extract(p) == p, p == p, p != extract(p)]),
     row("`p < x`, `x < p`", "WWW-WW", lambda p: [p < extract(p), extract(p) <= p]),
     row("`bool(p)`, `not p`", "WWWW--", lambda p: [bool(p), not p]),

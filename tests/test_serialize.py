@@ -206,6 +206,14 @@ def test_lambdas_and_local_classes(store):
     assert store.get(store.put(Local())).value == 5
 
 
+def test_proxies_of_functions_are_sent_as_references(store):
+    payload = b"x" * 100_000
+    proxy = store.proxy(lambda: payload)
+    sent = PickleSerializer().dumps([proxy, lambda: 1])  # the second one takes cloudpickle
+    assert frames_size(sent) < 10_000
+    assert PickleSerializer().loads(sent)[0]() == payload
+
+
 class Refuses:
     def __reduce__(self):
         raise RuntimeError("not for sending")

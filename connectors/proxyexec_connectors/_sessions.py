@@ -53,9 +53,9 @@ class Session:
     def _create(self) -> int:
         # Another session's remove() may take an empty root away between our steps: try again.
         for _ in range(100):
-            self._removes_root |= _secure(self.root)
-            sweep(self.root)
             with contextlib.suppress(FileNotFoundError):
+                self._removes_root |= _secure(self.root)
+                sweep(self.root)
                 descriptor = self._lock()
                 if descriptor is not None:
                     os.mkdir(self.path, 0o700)
