@@ -37,6 +37,7 @@ class Tasks:
         # futures failed, so these keys are evicted once more when all workers are gone.
         self.doubtful: list[str] = []
         self._close_store = close_store
+        store.enter()
         # Adding and discarding are atomic; a lock here would cost every task two rounds of it.
         self._in_flight: set[Call | PassedCall] = set()
         self._ended = False
@@ -60,6 +61,8 @@ class Tasks:
 
     def no_more(self) -> None:
         """Take no more calls; close the store (if it is to be) after the last one."""
+        if not self.store.is_owner:  # in a forked child, where the lock may be held for ever
+            return
         self._ended = True
         self._finish_after_last()
 
@@ -69,20 +72,21 @@ class Tasks:
                 return
             self._finished = True
         self.store.evict_soon(self.doubtful)
-        if self._close_store:
-            self.store.close_when_released()
+        self.store.leave(close=self._close_store and self.ownership)
 
 
 class Call:
     """One call, seen from the client: what it holds, and what becomes of its outcome."""
 
-    __slots__ = ("_context", "_crosses", "_leases", "_lock", "_opened", "_tasks", "key")
+    __slots__ = ("_context", "_crosses", "_leases", "_lock", "_opened", "_packed", "_tasks", "key")
 
     def __init__(self, tasks: Tasks, context: Context, crosses: bool) -> None:
         self._tasks = tasks
         self._context = context
         self._crosses = crosses
         self._leases: list[Lease] | None = None
+        # What travels for the arguments so far, by identity: one object stays one object.
+        self._packed: dict[int, tuple[Any, Any]] | None = {}
         self._opened: tuple[Any, BaseException | None] | None = None
         self._lock: threading.Lock | None = None
         self.key = context.store.new_key()
@@ -97,13 +101,22 @@ class Call:
         context = self._context
         if context.passes(obj):
             return obj
+        if self._packed and id(obj) in self._packed:
+            return self._packed[id(obj)][1]
         what = f"argument {name!r} of {getattr(function, '__qualname__', type(function).__name__)}"
         key = context.store.new_key()
         try:
-            return self._take(context.pack(obj, key, what, crossing=self._crosses))
+            travels = self._take(context.pack(obj, key, what, crossing=self._crosses))
         except BaseException:
             context.store.evict_soon([key])  # a put that failed may have been carried out
             raise
+        if self._packed is not None:
+            self._packed[id(obj)] = obj, travels
+        return travels
+
+    def seal(self) -> None:
+        """Forget the arguments: all of them are packed."""
+        self._packed = None
 
     def pack_chunk(self, arguments: Sequence[Any], name: int, function: Any) -> tuple[Any, ...]:
         """Make the arguments of one call of several ready to travel."""
@@ -153,13 +166,14 @@ class Call:
 
     def _open(self, outcome: Any, key: str) -> Any:
         if type(outcome) is Inline:
-            result = self._context.load(outcome)
-            outcome.blob = b""  # the future refers to it for as long as it lives
-            return result
+            return self._context.load(outcome)
         if type(outcome) is not Stored:
             return outcome
         reference = outcome.reference
         store = store_at(reference.address)
+        if not self._tasks.ownership:
+            for one in (reference, *outcome.embedded):
+                store_at(one.address).spare(one.key)
         lease = store.join(reference.key)
         if lease is None and reference.key == key and self._tasks.ownership:
             lease = store.take(key, _leases_on(map(make_proxy, outcome.embedded)))

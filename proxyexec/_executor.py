@@ -7,6 +7,7 @@ evicted. Nothing here knows backends or frameworks.
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -57,9 +58,9 @@ class StoreExecutor(Executor):
             storing. ``None`` is :class:`~proxyexec.policy.ProxyNever`: calls pass through
             untouched.
         ownership: whether results are evicted when nobody holds them any more. Arguments
-            always are, when their task has ended.
-        close_store: whether the store is closed when the executor is shut down and the last
-            result is gone.
+            always are, when their task has ended. Without, the store is left open, too.
+        close_store: whether the store is closed when the executor is shut down, the last result
+            is gone, and no other executor uses it.
         lazy: whether functions and callers get proxies. If not, they get the objects
             themselves: functions when they are called, callers when they ask for the result.
 
@@ -130,7 +131,8 @@ class StoreExecutor(Executor):
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
 
         Each item is judged by the policy. Results are let go of as they are consumed; closing
-        the iterator early, or dropping it, cancels what has not started and evicts the rest.
+        the iterator early, or dropping it half-way, cancels what has not started and evicts the
+        rest. Dropped unread, it lets the tasks run, as the standard library's does.
 
         Args:
             fn: takes as many arguments as there are iterables.
@@ -143,9 +145,11 @@ class StoreExecutor(Executor):
             ValueError: ``chunksize`` or ``buffersize`` is below 1.
             TypeError: ``buffersize`` is not an integer.
         """
+        if not self._crosses:
+            chunksize = 1
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if chunksize == 1 or not self._crosses:
+        if chunksize == 1:
             return results(self.submit, fn, iterables, timeout, buffersize)
         return chunked_results(self._submit_chunk, fn, iterables, timeout, buffersize, chunksize)
 
@@ -163,9 +167,8 @@ class StoreExecutor(Executor):
 
         Proxies that a user made have to be kept alive, and lambdas have to be made picklable.
         """
-        return (
-            any(isinstance(value, Proxy) for value in (*args, *kwargs.values()))
-            or self._context.pack_function(fn, crossing=self._crosses).travels is not fn
+        return any(isinstance(value, Proxy) for value in (*args, *kwargs.values())) or (
+            self._crosses and not self._context.travels_by_name(fn)
         )
 
     def _submit(
@@ -182,6 +185,7 @@ class StoreExecutor(Executor):
             if isinstance(error, Exception):
                 return failed_future(error)
             raise
+        call.seal()
         task = kind(fn, travels, self._context, self._blob, call.key)
         return self._start(call, task, args, kwargs)
 
@@ -207,6 +211,7 @@ class _ApplyAll:
 
     def __init__(self, function: Any) -> None:
         self.function = function
+        functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *chunk: Sequence[Any]) -> list[Any]:
         return [self.function(*arguments) for arguments in chunk]

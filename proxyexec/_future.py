@@ -51,7 +51,8 @@ class TaskFuture(Future[R]):
             Exception: what the task raised, or what kept its data from arriving.
         """
         try:
-            value = self._call.open(super().result(timeout))
+            outcome = super().result(timeout)
+            value = self._call.open(outcome)
             return cast("R", value.get() if type(value) is Deferred else value)
         finally:
             del self  # as the standard library does: an error's traceback refers to this frame
@@ -70,6 +71,13 @@ class TaskFuture(Future[R]):
             except Exception as raised:  # noqa: BLE001 - it is what the caller asks for
                 return raised
         return error
+
+    def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
+        # What asyncio reads from Python 3.14 on, in place of result() and exception().
+        done, cancelled = self.done(), self.cancelled()
+        error = self.exception() if done and not cancelled else None
+        result = self.result() if done and not cancelled and error is None else None
+        return done, cancelled, result, error
 
     def cancel(self) -> bool:
         """Cancel the task if it has not started; tell whether it is cancelled."""
@@ -158,7 +166,7 @@ def _end(future: Any) -> None:
         error = CancelledError()
     elif error is None:
         try:
-            call.open(future._result)
+            future._result = call.open(future._result)
         except Exception as raised:  # noqa: BLE001 - raised again by result()
             error = raised
     call.end(error)

@@ -31,7 +31,8 @@ def results(
     deadline = _deadline(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     futures = (submit(fn, *arguments) for arguments in calls)
-    return _in_order(futures, deadline, _checked(buffersize))
+    pending = _submitted(futures, _checked(buffersize))
+    return _Results(_in_order(pending, futures, deadline), pending)
 
 
 def chunked_results(
@@ -47,7 +48,8 @@ def chunked_results(
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
     futures = (submit(fn, chunk) for chunk in chunks)
-    return _started(_one_by_one(_in_order(futures, deadline, _checked(buffersize))))
+    pending = _submitted(futures, _checked(buffersize))
+    return _Results(_one_by_one(_in_order(pending, futures, deadline)), pending)
 
 
 def _deadline(timeout: float | None) -> float | None:
@@ -62,30 +64,41 @@ def _checked(buffersize: int | None) -> int | None:
     return buffersize
 
 
-def _in_order(
-    futures: Iterator[Future[R]], deadline: float | None, buffersize: int | None
-) -> Iterator[R]:
-    # Not a generator itself: tasks are submitted when map is called, not at the first next().
+class _Results(Iterator[R]):
+    """An iterator of results that cancels what is pending when it is closed.
+
+    Dropped before its first result was asked for, it cancels nothing, like the standard
+    library's: programs call ``map`` for what the tasks do.
+    """
+
+    def __init__(self, results: Generator[R], pending: deque[Future[Any]]) -> None:
+        self._results = results
+        self._pending = pending
+
+    def __next__(self) -> R:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Cancel what has not started, and let go of all results."""
+        self._results.close()
+        _cancel(self._pending)
+
+
+def _submitted(futures: Iterator[Future[R]], buffersize: int | None) -> deque[Future[R]]:
+    """Submit what is to be submitted before any result is asked for."""
     pending: deque[Future[R]] = deque()
     try:
         pending.extend(itertools.islice(futures, buffersize))
     except BaseException:
         _cancel(pending)
         raise
-    return _started(_consume(pending, futures, deadline))
+    return pending
 
 
-def _started(results: Generator[Any]) -> Iterator[Any]:
-    # Closing a generator that was never started would not run its finally.
-    next(results)
-    return results
-
-
-def _consume(
+def _in_order(
     pending: deque[Future[R]], futures: Iterator[Future[R]], deadline: float | None
-) -> Generator[Any]:
+) -> Generator[R]:
     try:
-        yield None  # for _started()
         while pending:
             pending.extend(itertools.islice(futures, 1))
             left = None if deadline is None else deadline - time.monotonic()
@@ -105,16 +118,15 @@ def _result(pending: deque[Future[R]], timeout: float | None) -> R:
         del future  # an error's traceback would keep it
 
 
-def _one_by_one(chunks: Iterator[list[Any]]) -> Generator[Any]:
+def _one_by_one(chunks: Generator[list[Any]]) -> Generator[Any]:
     try:
-        yield None  # for _started()
         for chunk in chunks:
             chunk.reverse()
             while chunk:
                 item: Any = chunk.pop()
                 yield item.get() if type(item) is Deferred else item
     finally:
-        chunks.close()  # type: ignore[attr-defined]  # it is a generator
+        chunks.close()
 
 
 def _cancel(pending: deque[Future[Any]]) -> None:

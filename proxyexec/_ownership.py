@@ -83,7 +83,8 @@ class Leases:
         self._evict = evict
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
-        # Guards the two above, and the thread. Held for dictionary operations only. Reentrant,
+        self._spared: set[str] = set()
+        # Guards the three above, and the thread. Held for dictionary operations only. Reentrant,
         # as a finalizer that the garbage collector runs inside may get to start() below.
         self._lock = threading.RLock()
         self._messages: SimpleQueue[_Message] = SimpleQueue()
@@ -103,6 +104,12 @@ class Leases:
             if companions:
                 self._companions[key] = companions
         return Lease(self, key, self._home())
+
+    def spare(self, key: str) -> None:
+        """Do not evict the object under ``key`` when the leases that are on it now are gone."""
+        with self._lock:
+            if key in self._counts:
+                self._spared.add(key)
 
     def join(self, key: str) -> Lease | None:
         """Hold the object under ``key`` if somebody does already."""
@@ -206,7 +213,10 @@ class Leases:
             for message in messages:
                 if isinstance(message, str):
                     if self._is_last(message):
-                        keys.append(message)
+                        if message in self._spared:
+                            self._spared.discard(message)
+                        else:
+                            keys.append(message)
                         orphaned.append(self._companions.pop(message, ()))
                 elif isinstance(message, _Forget):
                     self._is_last(message.key)

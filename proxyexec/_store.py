@@ -88,6 +88,10 @@ class Store:
         self._cache = FrameCache(cache_bytes) if cache_bytes else None
         self._leases = None
         self._closed = False
+        # Executors that use this store; adding and taking away are atomic.
+        self._users: set[int] = set()
+        self._user_numbers = itertools.count()
+        self._closing = False
         self._renew_keys()
         _open[self.address] = self
 
@@ -204,6 +208,11 @@ class Store:
         """Whether objects of this store are leased, hence evicted, by this process."""
         return self._leases is not None
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called in this process."""
+        return self._closed
+
     def new_key(self) -> str:
         """Make up a key that no process using this session makes up again."""
         return f"{self._prefix}{next(self._numbers)}"
@@ -258,9 +267,24 @@ class Store:
         """Hold the object under ``key`` if this process owns the store and somebody holds it."""
         return self._leases.join(key) if self._leases is not None else None
 
-    def close_when_released(self) -> None:
-        """Close the store as soon as nobody holds an object of it."""
-        if self._leases is not None and not self._closed:
+    def spare(self, key: str) -> None:
+        """Do not evict the object under ``key`` when the leases that are on it now are gone."""
+        if self._leases is not None:
+            self._leases.spare(key)
+
+    def enter(self) -> None:
+        """Count one more executor that uses this store."""
+        self._users.add(next(self._user_numbers))
+
+    def leave(self, *, close: bool) -> None:
+        """Count one executor less; after the last, close as soon as no object is held.
+
+        Args:
+            close: whether this executor asks for closing; one of them is enough.
+        """
+        self._users.pop()
+        self._closing |= close
+        if self._closing and not self._users and self._leases is not None and not self._closed:
             self._leases.close_when_none(self.close)
 
     def _put(self, obj: Any) -> tuple[Reference, list[Lease]]:
@@ -303,7 +327,7 @@ def store_at(address: str) -> Store:
         ConnectorError: the place cannot be opened.
     """
     found = _open.get(address)
-    if found is None or found._closed:
+    if found is None or (found._closed and not found.is_owner):
         connector = proxyexec_connectors.attach(address)
         found = _reopen(Store, connector.url, connector, PickleSerializer(), 0)
     return found
@@ -314,7 +338,7 @@ def _reopen(
 ) -> Store:
     """Unpickle a store: the one that is open here, or one for another process's session."""
     found = _open.get(connector.address)
-    if found is not None:
+    if found is not None and (found.is_owner or not found._closed):
         return found
     store = cls.__new__(cls)
     store._set_up(name, connector, serializer, cache_bytes)

@@ -34,7 +34,7 @@ from proxyexec._serialize import Candidate, Serializer
 from proxyexec._sizes import size_bound
 from proxyexec._store import Store, store_at
 from proxyexec._types import find_function
-from proxyexec.errors import ProxyExecError
+from proxyexec.errors import ProxyExecError, SerializationError
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
 
 if TYPE_CHECKING:
@@ -117,9 +117,14 @@ class Context(NamedTuple):
                 return Packed(Stored(self.store.keep(obj, key, candidate.frames)), key)
             return Packed(obj)
         with embedding() as proxies:
-            if proxy is not None and _is_unchanged(reference_of(proxy), candidate.frames):
-                return Packed(Stored(reference_of(proxy)), None, [proxy])
-            proxied = is_proxied(self.policy, candidate)
+            try:
+                if proxy is not None and _is_unchanged(reference_of(proxy), candidate.frames):
+                    return Packed(Stored(reference_of(proxy)), None, [proxy])
+                proxied = is_proxied(self.policy, candidate)
+            except SerializationError:
+                if crossing:
+                    raise
+                proxied = False  # a lock, say: threads can pass it on as it is
             if not proxied and not crossing:
                 return Packed(obj)
             frames = candidate.frames
@@ -129,13 +134,17 @@ class Context(NamedTuple):
         embedded = tuple(map(reference_of, proxies))
         return Packed(Stored(reference, embedded), key, proxies)
 
-    def pack_function(self, function: Any, *, crossing: bool) -> Packed:
-        """Make a callable ready to travel: by name where that is enough, in full otherwise."""
-        if not crossing or (
+    def travels_by_name(self, function: Any) -> bool:
+        """Tell whether workers find a callable by its name."""
+        return (
             type(function) in _BY_NAME
             and find_function(function)
             and not (getattr(self.serializer, "main", "") == "value" and _is_in_main(function))
-        ):
+        )
+
+    def pack_function(self, function: Any, *, crossing: bool) -> Packed:
+        """Make a callable ready to travel: by name where that is enough, in full otherwise."""
+        if not crossing or self.travels_by_name(function):
             return Packed(function)
         with embedding() as proxies:
             frames = Candidate(function, self.serializer, "the function").frames
@@ -150,6 +159,20 @@ class Context(NamedTuple):
                 make_proxy(reference) if self.lazy else store_at(reference.address).get(reference)
             )
         return self.load(travelled) if kind is Inline else travelled
+
+    def unpack_all(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Unpack the arguments of a call. What travelled once is one object here, too."""
+        objects = {
+            id(one): self.unpack(one) for one in (*args, *kwargs.values()) if type(one) in _SEALED
+        }
+        if not objects:
+            return args, kwargs
+        return (
+            [objects.get(id(one), one) for one in args],
+            {name: objects.get(id(one), one) for name, one in kwargs.items()},
+        )
 
     def load(self, inline: Inline) -> Any:
         """Make an object from its serialized form."""
@@ -191,9 +214,7 @@ class Task:
         function = self._travels
         if type(function) is Inline:
             function = context.load(function)
-        arguments = [context.unpack(one) if type(one) in _SEALED else one for one in args]
-        if kwargs:
-            kwargs = {name: context.unpack(value) for name, value in kwargs.items()}
+        arguments, kwargs = context.unpack_all(args, kwargs)
         result = function(*arguments, **kwargs)
         del arguments, kwargs  # inputs are let go before the result takes its place
         return context.deliver(result, self._key, "the result")
@@ -210,7 +231,9 @@ class ChunkTask(Task):
         function = context.unpack(self._travels)
         return ChunkOutcome(
             context.deliver(
-                function(*map(context.unpack, arguments)), chunk_key(self._key, number), "a result"
+                function(*context.unpack_all(arguments, {})[0]),
+                chunk_key(self._key, number),
+                "a result",
             )
             for number, arguments in enumerate(chunk)
         )
@@ -227,9 +250,17 @@ def blob_of(context: Context) -> bytes:
     return blob
 
 
-@functools.lru_cache(maxsize=64)
 def context_from(blob: bytes) -> Context:
     """The context of a serialized form; made once in each worker."""
+    context = _context_from(blob)
+    if context.store.closed:  # by a task that was given it
+        _context_from.cache_clear()
+        context = _context_from(blob)
+    return context
+
+
+@functools.lru_cache(maxsize=64)
+def _context_from(blob: bytes) -> Context:
     return Context(*pickle.loads(blob))
 
 

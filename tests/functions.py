@@ -91,3 +91,29 @@ def return_unpicklable():
 
 def return_breaking():
     return BreaksOnArrival()
+
+
+def append_and_compare(a, b):
+    a.append(5)
+    return list(b), extract(a) is extract(b)
+
+
+def close(store):
+    with store:
+        pass
+
+
+class UnpicklableCallable(Unpicklable):
+    def __call__(self):
+        pass
+
+
+class CountingCallable:
+    pickled = 0
+
+    def __reduce__(self):
+        type(self).pickled += 1
+        return CountingCallable, ()
+
+    def __call__(self, x):
+        return x

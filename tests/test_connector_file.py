@@ -104,19 +104,64 @@ def test_an_empty_root_may_be_taken_away_at_any_moment(tmp_path, monkeypatch, st
     """By the last session in it, when it is removed while another one is being made."""
     genuine, left = getattr(_sessions, step), [1, 2, 3]
 
-    def interrupted(root):
+    def interrupted(root, **kwargs):
         if left:
             left.pop()
             if os.path.exists(root):
                 os.rmdir(root)
             os.stat(root)
-        return genuine(root)
+        return genuine(root, **kwargs)
 
     monkeypatch.setattr(_sessions, step, interrupted)
     connector = FileConnector(tmp_path / "objects")
     connector.put("key", [b"x"])
     connector.close()
     assert not left
+
+
+def test_other_programs_locks_are_not_swept(tmp_path):
+    (tmp_path / "uv.lock").write_text("precious")
+    (tmp_path / "data.lock").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    FileConnector(tmp_path).close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_in_the_usual_place_is_refused(tmp_path, shared_memory):
+    usual = shared_memory / f"proxyexec-{os.geteuid()}"
+    usual.symlink_to(tmp_path)
+    try:
+        with pytest.raises(UnsafeDirectoryError, match="not a directory"):
+            FileConnector()
+    finally:
+        usual.unlink()
+
+
+def test_a_worker_that_goes_on_writing_keeps_no_session(tmp_path):
+    connector = FileConnector(tmp_path)
+    worker = FileConnector.attach(connector.address)
+    done = multiprocessing.get_context("fork").SimpleQueue()
+
+    def write():
+        try:
+            for number in range(10**6):
+                worker.put(f"{number}", [b"x"])
+        except ConnectorUnavailableError:
+            done.put("gone")
+
+    process = multiprocessing.get_context("fork").Process(target=write)
+    process.start()
+    while not connector.exists("100"):  # it is in the middle of it
+        pass
+    connector.close()
+    assert done.get() == "gone"
+    process.join()
+    process.close()
+    done.close()
+    FileConnector(tmp_path).close()  # sweeps what could not be removed while it was written to
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_others_directories_are_refused(tmp_path):

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import proxyexec
-from proxyexec import ProxyAlways, ProxyType, Store, StoreExecutor, is_proxy
+from proxyexec import ProxyAlways, ProxySize, ProxyType, Store, StoreExecutor, is_proxy
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 from tests import functions
@@ -297,3 +297,101 @@ def test_other_kinds_of_futures_are_followed():
         base.future.set_exception(ValueError("no"))
         assert isinstance(future.exception(), ValueError)
         base.future = base.call = None
+
+
+@pytest.mark.parametrize("use", ["result", "map", "exception"])
+@pytest.mark.parametrize("kind", ["unpicklable", "policy"])
+def test_what_is_wrong_with_the_data_reaches_the_caller_by_every_way(use, kind):
+    def policy(obj):
+        if kind == "policy":
+            raise KeyError("picky")
+        return False
+
+    expected = {
+        "unpicklable": proxyexec.errors.SerializationError,
+        "policy": proxyexec.errors.PolicyError,
+    }[kind]
+    with StoreExecutor(make_base("fork"), should_proxy=policy) as executor:
+        argument = functions.Unpicklable()
+        if use == "exception":
+            assert isinstance(executor.submit(functions.identity, argument).exception(), expected)
+            return
+        with pytest.raises(expected, match="argument 0 of identity"):
+            if use == "map":
+                list(executor.map(functions.identity, [argument]))
+            else:
+                executor.submit(functions.identity, argument).result()
+
+
+def test_an_object_passed_twice_is_one_object(executor):
+    items = [1]
+    appended, same = executor.submit(functions.append_and_compare, items, items).result()
+    assert appended == [1, 5]
+    assert same is True
+    appended, same = executor.submit(functions.append_and_compare, items, b=items).result()
+    assert same is True
+    assert [pair[1] for pair in executor.map(functions.append_and_compare, [items], [items])] == [
+        True
+    ]
+
+
+def test_threads_pass_on_what_cannot_be_pickled():
+    lock = threading.Lock()
+    with StoreExecutor(make_base("thread"), should_proxy=ProxySize(100)) as executor:
+        assert executor.submit(functions.identity, lock).result() is lock
+        result = executor.submit(functions.append, list(range(100)), lock).result()
+        assert result[-1] is lock
+
+
+def test_without_a_policy_callables_are_pickled_once_and_fail_by_their_future():
+    with StoreExecutor(make_base("fork")) as executor:
+        error = executor.submit(functions.UnpicklableCallable()).exception()
+        assert isinstance(error, proxyexec.errors.SerializationError)
+        counting = functions.CountingCallable()
+        assert executor.submit(counting, 1).result() == 1
+        assert counting.pickled == 1
+
+
+def test_a_worker_that_closes_its_store_goes_on():
+    with StoreExecutor(make_base("spawn"), should_proxy=ProxyType(list)) as executor:
+        executor.submit(functions.close, executor.store).result()
+        assert executor.submit(functions.total, [1, 2]).result() == 3
+
+
+def test_a_store_closes_after_the_last_executor_that_uses_it():
+    store = Store("shared", MemoryConnector())
+    first = StoreExecutor(make_base("thread"), store, ProxyType(list))
+    second = StoreExecutor(make_base("thread"), store, ProxyType(list))
+    first.shutdown()
+    store._leases.flush()
+    assert second.submit(functions.total, [1, 2]).result() == 3
+    second.shutdown()
+    with pytest.raises(proxyexec.errors.StoreClosedError):
+        store.usage()
+
+
+def test_what_asyncio_reads_is_the_result():
+    with StoreExecutor(make_base("fork"), should_proxy=ProxyType(list), lazy=False) as executor:
+        future = executor.submit(functions.make_list, 3)
+        assert future._get_snapshot() in [
+            (False, False, None, None),
+            (True, False, [0, 1, 2], None),
+        ]
+        assert future.result() == [0, 1, 2]
+        assert future._get_snapshot() == (True, False, [0, 1, 2], None)
+        future = executor.submit(functions.boom)
+        assert isinstance(future.exception(), ValueError)
+        assert isinstance(future._get_snapshot()[3], ValueError)
+
+
+def test_chunks_that_pass_untouched_have_the_functions_name():
+    seen = []
+
+    class Watching(concurrent.futures.ProcessPoolExecutor):
+        def submit(self, fn, /, *args, **kwargs):
+            seen.append((fn.__name__, fn.__module__))
+            return super().submit(fn, *args, **kwargs)
+
+    with StoreExecutor(Watching(1)) as executor:
+        assert list(executor.map(functions.add, [1, 2], [3, 4], chunksize=2)) == [4, 6]
+    assert seen == [("add", "tests.functions")]

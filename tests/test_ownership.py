@@ -195,6 +195,24 @@ def test_without_ownership_results_stay_and_inputs_go(store, ownership):
     assert store.usage() == (0, 0)
 
 
+def test_without_ownership_returned_arguments_stay_too():
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    store = Store("kept", MemoryConnector())
+    with StoreExecutor(base, store, ProxyType(list, dict), ownership=False) as executor:
+        alone = after_callbacks(executor.submit(functions.identity, [1, 2])).result()
+        inside = after_callbacks(executor.submit(functions.pair, [3, 4])).result()
+        late = executor.submit(functions.make_list, 2)
+    store._leases.flush()
+    assert alone == [1, 2]
+    assert inside["x"] == [3, 4]
+    assert late.result() == [0, 1]
+    reference = proxyexec.reference_of(alone)
+    del alone
+    store._leases.flush()
+    assert store.get(reference) == [1, 2]
+    store.close()
+
+
 def test_failures_leave_nothing(store, executor):
     future = after_callbacks(executor.submit(functions.boom, [1], {"x": [2]}))
     assert isinstance(future.exception(), ValueError)

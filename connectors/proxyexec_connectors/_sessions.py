@@ -19,6 +19,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -27,7 +28,13 @@ from proxyexec_connectors.errors import UnsafeDirectoryError
 
 __all__ = ["Session", "sweep"]
 
+# How names of sessions start, what the names of their locks end in, and what is added to the
+# name of a session that is being removed.
+_PREFIX = "session-"
 _LOCK = ".lock"
+_GOING = "~"
+
+_IS_LOCK = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}" + re.escape(_LOCK)).fullmatch
 
 
 class Session:
@@ -54,11 +61,15 @@ class Session:
         # Another session's remove() may take an empty root away between our steps: try again.
         for _ in range(100):
             with contextlib.suppress(FileNotFoundError):
-                self._removes_root |= _secure(self.root)
+                self._removes_root |= _secure(self.root, ours=self._removes_root)
                 sweep(self.root)
                 descriptor = self._lock()
                 if descriptor is not None:
-                    os.mkdir(self.path, 0o700)
+                    try:
+                        os.mkdir(self.path, 0o700)
+                    except BaseException:
+                        os.close(descriptor)
+                        raise
                     return descriptor
         raise UnsafeDirectoryError(self.root, "it vanishes as often as it is made")
 
@@ -82,9 +93,7 @@ class Session:
 
     def remove(self) -> None:
         """Remove the directory and all in it, then the lock, then the root if nobody needs it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path + _LOCK)
+        _remove(self.path)
         if self._descriptor in _held:
             _held.discard(self._descriptor)
             os.close(self._descriptor)
@@ -96,23 +105,20 @@ class Session:
 def sweep(root: str) -> None:
     """Remove the sessions below ``root`` whose owners are dead."""
     for entry in os.listdir(root):
-        if entry.endswith(_LOCK):
+        # Users keep other things in the directories that they give us, and some end in .lock.
+        if _IS_LOCK(entry):
             _sweep_one(os.path.join(root, entry))
 
 
 def _sweep_one(lock: str) -> None:
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:  # gone already, or not ours to judge
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
-            directory = lock.removesuffix(_LOCK)
-            shutil.rmtree(directory, ignore_errors=True)
-            # An orphan may still have been writing: then the next sweep has another try.
-            if not os.path.exists(directory):
-                os.unlink(lock)
+            _remove(lock.removesuffix(_LOCK))
     except OSError:  # its owner lives, or locks do not work here
         pass
     finally:
@@ -121,17 +127,32 @@ def _sweep_one(lock: str) -> None:
 
 def new_name() -> str:
     """Make up a session id that nobody else has."""
-    return secrets.token_hex(8)
+    return _PREFIX + secrets.token_hex(8)
 
 
-def _secure(root: str) -> bool:
+def _remove(path: str) -> None:
+    """Remove a session's directory, and then its lock, which the caller holds."""
+    # Workers may be writing. Without the name, they fail; with it, they could go on adding
+    # files for ever.
+    going = path + _GOING
+    with contextlib.suppress(OSError):
+        os.rename(path, going)
+    shutil.rmtree(going, ignore_errors=True)
+    # What could not be removed is left to the next sweep, which finds it by its lock.
+    if not (os.path.lexists(path) or os.path.lexists(going)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path + _LOCK)
+
+
+def _secure(root: str, *, ours: bool) -> bool:
     """See to it that ``root`` is a directory that only we write to; tell if we made it."""
     made = False
     if not os.path.isdir(root):
         with contextlib.suppress(FileExistsError):
             os.makedirs(root, 0o700)
             made = True
-    status = os.stat(root)
+    # A link may be what a user wants, but nobody has a reason to put one in our place.
+    status = os.stat(root, follow_symlinks=not ours)
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafeDirectoryError(root, "it is not a directory")
     if status.st_uid != os.geteuid():

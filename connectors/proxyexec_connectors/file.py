@@ -330,7 +330,7 @@ def _free_bytes(place: str) -> int:
     """Bytes that may still be written below ``place``."""
     status = os.statvfs(place)
     free = status.f_bavail * status.f_frsize
-    if place.startswith(_SHARED_MEMORY):
+    if place.startswith(_SHARED_MEMORY + "/"):
         free = min(free, _available_memory() - _MEMORY_RESERVE)
     return max(free, 0)
 
