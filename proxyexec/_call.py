@@ -86,7 +86,7 @@ class Call:
         self._crosses = crosses
         self._leases: list[Lease] | None = None
         # What travels for the arguments so far, by identity: one object stays one object.
-        self._packed: dict[int, tuple[Any, Any]] | None = {}
+        self._packed: dict[int, tuple[Any, Any]] | None = None
         self._opened: tuple[Any, BaseException | None] | None = None
         self._lock: threading.Lock | None = None
         self.key = context.store.new_key()
@@ -101,8 +101,11 @@ class Call:
         context = self._context
         if context.passes(obj):
             return obj
-        if self._packed and id(obj) in self._packed:
-            return self._packed[id(obj)][1]
+        packed = self._packed
+        if packed is None:
+            packed = self._packed = {}
+        elif id(obj) in packed:
+            return packed[id(obj)][1]
         what = f"argument {name!r} of {getattr(function, '__qualname__', type(function).__name__)}"
         key = context.store.new_key()
         try:
@@ -110,8 +113,7 @@ class Call:
         except BaseException:
             context.store.evict_soon([key])  # a put that failed may have been carried out
             raise
-        if self._packed is not None:
-            self._packed[id(obj)] = obj, travels
+        packed[id(obj)] = obj, travels
         return travels
 
     def seal(self) -> None:

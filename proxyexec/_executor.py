@@ -118,7 +118,12 @@ class StoreExecutor(Executor):
         """
         if self._never and not self._needs_care(fn, args, kwargs):
             return self._start(PassedCall(self._tasks), fn, args, kwargs)
-        return self._submit(Task, Call(self._tasks, self._context, self._crosses), fn, args, kwargs)
+        context = self._context
+        call = Call(self._tasks, context, self._crosses)
+        # Most calls are small: see at a glance that there is nothing to pack.
+        if not kwargs and all(map(context.passes, args)) and context.travels_by_name(fn):
+            return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
+        return self._submit(Task, call, fn, args, kwargs)
 
     def map(
         self,
