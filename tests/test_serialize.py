@@ -20,6 +20,7 @@ from proxyexec.errors import DeserializationError, SerializationError
 from proxyexec_connectors._layout import pieces, split
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
+from tests.functions import BreaksOnArrival, Unpicklable
 
 atoms = (
     st.none()
@@ -214,24 +215,10 @@ def test_proxies_of_functions_are_sent_as_references(store):
     assert PickleSerializer().loads(sent)[0]() == payload
 
 
-class Refuses:
-    def __reduce__(self):
-        raise RuntimeError("not for sending")
-
-
-class BreaksOnArrival:
-    def __reduce__(self):
-        return _refuse, ()
-
-
-def _refuse():
-    raise RuntimeError("not to be made here")
-
-
 def test_what_cannot_be_pickled_says_so(store):
     for error in (pickle.PicklingError, TypeError, SerializationError):
-        with pytest.raises(error, match="Refuses, cannot be pickled: RuntimeError: not for"):
-            store.put(Refuses())
+        with pytest.raises(error, match="Unpicklable, cannot be pickled: RuntimeError: not for"):
+            store.put(Unpicklable())
     with pytest.raises(SerializationError):
         store.put([sys._getframe()])
     assert isinstance(store.get(store.put([1])), list)
