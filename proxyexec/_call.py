@@ -10,13 +10,13 @@ Knows nothing of base executors.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
 from proxyexec._future import Deferred
-from proxyexec._proxy import Proxy, lease_of, make_proxy, reference_of
-from proxyexec._store import Store, store_at
+from proxyexec._proxy import make_proxy
+from proxyexec._store import Store, leases_on, store_at
 from proxyexec._task import ChunkOutcome, Context, Inline, Packed, Stored, chunk_key
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Call:
         """Hold what a packed object needs, and return what travels."""
         travels, key, proxies = packed
         if key is not None or proxies:
-            leases = _leases_on(proxies)
+            leases = leases_on(proxies)
             if key is not None:
                 leases = [self._context.store.take(key, leases)]
             self._leases = leases if self._leases is None else self._leases + leases
@@ -178,7 +178,7 @@ class Call:
                 store_at(one.address).spare(one.key)
         lease = store.join(reference.key)
         if lease is None and reference.key == key and self._tasks.ownership:
-            lease = store.take(key, _leases_on(map(make_proxy, outcome.embedded)))
+            lease = store.take(key, leases_on(map(make_proxy, outcome.embedded)))
             store.start_evicting()
         if self._context.lazy:
             return make_proxy(reference, lease)
@@ -221,16 +221,6 @@ class PassedCall:
 
     def end(self, error: BaseException | None = None) -> None:
         self._tasks.discard(self)
-
-
-def _leases_on(proxies: Iterable[Proxy]) -> list[Lease]:
-    """New leases on the objects that proxies hold a lease on."""
-    joined = (
-        store_at(reference_of(proxy).address).join(reference_of(proxy).key)
-        for proxy in proxies
-        if lease_of(proxy) is not None
-    )
-    return [lease for lease in joined if lease is not None]
 
 
 # Types of outcomes that stand for something else.

@@ -16,7 +16,7 @@ import secrets
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,6 +25,7 @@ import proxyexec_connectors
 from proxyexec._cache import FrameCache
 from proxyexec._ownership import Lease, Leases
 from proxyexec._proxy import (
+    Proxy,
     Reference,
     embedding,
     is_proxy,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames, Usage
     from typing_extensions import Self
 
-__all__ = ["Store", "store_at"]
+__all__ = ["Store", "leases_on", "store_at"]
 
 T = TypeVar("T")
 
@@ -221,10 +222,6 @@ class Store:
         """Store ``obj``, which ``frames`` represent, under ``key``."""
         self._check_open()
         self.connector.put(key, frames)
-        return self.refer(obj, key, frames)
-
-    def refer(self, obj: Any, key: str, frames: Frames) -> Reference:
-        """Return the reference to ``obj`` under ``key``."""
         type_name, methods = describe(type(obj))
         return Reference(self.address, key, type_name, frames_size(frames), methods)
 
@@ -290,8 +287,7 @@ class Store:
     def _put(self, obj: Any) -> tuple[Reference, list[Lease]]:
         with embedding() as proxies:
             frames = Candidate(obj, self.serializer).frames
-        companions = [lease for one in proxies if (lease := lease_of(one)) is not None]
-        return self.keep(obj, self.new_key(), frames), companions
+        return self.keep(obj, self.new_key(), frames), leases_on(proxies)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -331,6 +327,13 @@ def store_at(address: str) -> Store:
         connector = proxyexec_connectors.attach(address)
         found = _reopen(Store, connector.url, connector, PickleSerializer(), 0)
     return found
+
+
+def leases_on(proxies: Iterable[Proxy]) -> list[Lease]:
+    """New leases on the objects that proxies hold a lease on."""
+    references = [reference_of(proxy) for proxy in proxies if lease_of(proxy) is not None]
+    joined = [store_at(reference.address).join(reference.key) for reference in references]
+    return [lease for lease in joined if lease is not None]
 
 
 def _reopen(
