@@ -43,6 +43,8 @@ nitpick_ignore_regex = [
     ("py:exc", r"[A-Z][A-Za-z]*(Error|Exception)"),
     # Named without its package in a docstring; it is under proxyexec_connectors.protocol.
     ("py:attr", r"Connector\.address"),
+    # What executors give to serializers; not for others to use.
+    ("py:class", r"(proxyexec\._serialize\.)?Parts"),
     # What a policy is asked about; the page on policies says what it has.
     ("py:class", r"proxyexec\._serialize\.Candidate"),
 ]

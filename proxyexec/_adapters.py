@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import sys
+
+# Now, and not when they are used: programs may put other pools in place of these.
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from proxyexec.errors import name_of
@@ -32,17 +34,17 @@ def adapt(executor: Any) -> Base:
             f"{executor!r} is not an executor: it needs a method submit(fn, /, *args, **kwargs) "
             "that returns a future, as concurrent.futures.Executor has"
         )
-    if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+    if isinstance(executor, ThreadPoolExecutor):
         # 3.14's pool of interpreters is one of threads, and pickles.
         crosses = name_of(type(executor)).endswith("InterpreterPoolExecutor")
         return Base(executor, crosses, "value" if crosses else "reference")
-    if isinstance(executor, concurrent.futures.ProcessPoolExecutor):
+    if isinstance(executor, ProcessPoolExecutor):
         return Base(executor, crosses=True, main=_main_in_workers(executor))
     return Base(executor, crosses=True, main="value")
 
 
 def _main_in_workers(
-    executor: concurrent.futures.ProcessPoolExecutor,
+    executor: ProcessPoolExecutor,
 ) -> Literal["reference", "value"]:
     """By reference where a worker's ``__main__`` has what ours has, as far as one can tell.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -17,19 +18,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
-from proxyexec._adapters import adapt
-from proxyexec._call import Call, ChunkCall, PassedCall, Tasks
+from proxyexec._adapters import Base, adapt
+from proxyexec._call import Call, ChunkCall, MappedFunction, PassedCall, Tasks, plain
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import chunked_results, results
+from proxyexec._parts import PartRules
 from proxyexec._proxy import Proxy
 from proxyexec._serialize import PickleSerializer
 from proxyexec._store import Store
-from proxyexec._task import (
-    ChunkTask,
-    Context,
-    Task,
-    blob_of,
-)
+from proxyexec._task import Context, Task, blob_of
+from proxyexec._waiting import future_after
 from proxyexec.policy import ProxyNever, ShouldProxy
 
 if TYPE_CHECKING:
@@ -63,10 +61,14 @@ class StoreExecutor(Executor):
             is gone, and no other executor uses it.
         lazy: whether functions and callers get proxies. If not, they get the objects
             themselves: functions when they are called, callers when they ask for the result.
+        nested: whether to look for what the policy wants inside objects, too: in containers,
+            dataclasses and attributes.
+        dedupe: whether an argument with the content of one that is stored, and held, already
+            shares that one's place.
 
     Raises:
-        TypeError: ``executor`` cannot submit, ``store`` is no store, or ``should_proxy`` cannot
-            be called.
+        TypeError: ``executor`` cannot submit, ``store`` is no store, ``should_proxy`` cannot
+            be called, or ``nested`` is asked for with a serializer that takes no parts out.
         ValueError: the store is owned by another process.
     """
 
@@ -79,12 +81,37 @@ class StoreExecutor(Executor):
         ownership: bool = True,
         close_store: bool = True,
         lazy: bool = True,
+        nested: bool = False,
+        dedupe: bool = True,
     ) -> None:
         base = adapt(executor)
+        self._base = base.executor
+        self._set_up(
+            base,
+            store,
+            should_proxy,
+            ownership=ownership,
+            close_store=close_store,
+            lazy=lazy,
+            nested=nested,
+            dedupe=dedupe,
+        )
+
+    def _set_up(
+        self,
+        base: Base,
+        store: Any,
+        should_proxy: ShouldProxy | None,
+        *,
+        ownership: bool = True,
+        close_store: bool = True,
+        lazy: bool,
+        nested: bool,
+        dedupe: bool = True,
+    ) -> None:
         policy = ProxyNever() if should_proxy is None else should_proxy
         if not callable(policy):
             raise TypeError(f"should_proxy must be callable, like ProxySize('1 MB'): {policy!r}")
-        self._base = base.executor
         self._crosses = base.crosses
         self._never = type(policy) is ProxyNever
         if store is None:
@@ -95,11 +122,17 @@ class StoreExecutor(Executor):
                 f"the store {self._store.name!r} is owned by another process; open one here"
             )
         serializer = self._store.serializer
+        takes_parts = isinstance(serializer, PickleSerializer)
+        if nested and not takes_parts:
+            raise TypeError(f"nested=True needs a PickleSerializer in the store: {serializer!r}")
         if base.main == "value" and type(serializer) is PickleSerializer:
             serializer = PickleSerializer(main="value")
-        self._context = Context(self._store, policy, serializer, lazy, os.getpid())
+        rules = PartRules(policy if takes_parts else ProxyNever())
+        self._context = Context(self._store, policy, serializer, lazy, nested, rules, os.getpid())
         self._blob = blob_of(self._context) if base.crosses else b""
-        self._tasks = Tasks(self._store, close_store=close_store, ownership=ownership)
+        self._tasks = Tasks(
+            self._store, close_store=close_store, ownership=ownership, dedupe=dedupe
+        )
         weakref.finalize(self, self._tasks.no_more).atexit = False
 
     @property
@@ -110,6 +143,9 @@ class StoreExecutor(Executor):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Schedule ``fn(*args, **kwargs)`` and return its future.
 
+        An argument that is a :class:`TaskFuture` is replaced by its result. Until that is there,
+        the call waits, and no worker does; if it fails or is cancelled, so is this call.
+
         What is wrong with the call's data (it cannot be pickled, the store is full, the policy
         raised) reaches the caller through the future.
 
@@ -119,11 +155,11 @@ class StoreExecutor(Executor):
         if self._never and not self._needs_care(fn, args, kwargs):
             return self._start(PassedCall(self._tasks), fn, args, kwargs)
         context = self._context
-        call = Call(self._tasks, context, self._crosses)
         # Most calls are small: see at a glance that there is nothing to pack.
         if not kwargs and all(map(context.passes, args)) and context.travels_by_name(fn):
+            call = Call(self._tasks, context, self._crosses)
             return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
-        return self._submit(Task, call, fn, args, kwargs)
+        return self._submit(Call(self._tasks, context, self._crosses), fn, args, kwargs)
 
     def map(
         self,
@@ -135,9 +171,10 @@ class StoreExecutor(Executor):
     ) -> Iterator[R]:
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
 
-        Each item is judged by the policy. Results are let go of as they are consumed; closing
-        the iterator early, or dropping it half-way, cancels what has not started and evicts the
-        rest. Dropped unread, it lets the tasks run, as the standard library's does.
+        Each item is judged by the policy. What ``fn`` carries is, too, and is stored once for all
+        of them. Results are let go of as they are consumed; closing the iterator early, or dropping
+        it half-way, cancels what has not started and evicts the rest. Dropped unread, it lets the
+        tasks run, as the standard library's does.
 
         Args:
             fn: takes as many arguments as there are iterables.
@@ -154,61 +191,113 @@ class StoreExecutor(Executor):
             chunksize = 1
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        submit = self._submit_item if chunksize == 1 else self._submit_chunk
+        function: Any = fn
+        if self._crosses and not self._context.travels_by_name(fn):
+            function = MappedFunction(fn, self._tasks, self._context, self._crosses)
+        submit_one = functools.partial(submit, function)
         if chunksize == 1:
-            return results(self.submit, fn, iterables, timeout, buffersize)
-        return chunked_results(self._submit_chunk, fn, iterables, timeout, buffersize, chunksize)
+            return results(submit_one, iterables, timeout, buffersize)
+        return chunked_results(submit_one, iterables, timeout, buffersize, chunksize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the base executor down, as :meth:`concurrent.futures.Executor.shutdown` does.
 
-        The store is closed (if it is to be) when the last task has ended and the last result is
-        gone: results can be read after this.
+        Calls that wait for the results of others are pending ones: they are run, or cancelled with
+        ``cancel_futures``. The store is closed (if it is to be) when the last task has ended and
+        the last result is gone: results can be read after this.
         """
-        self._base.shutdown(wait=wait, cancel_futures=cancel_futures)
         self._tasks.no_more()
+        if cancel_futures:
+            self._tasks.cancel_waiting()
+        if wait:
+            launched = threading.Event()
+            self._tasks.when_launched(launched.set)
+            launched.wait()
+            self._shut_base_down(wait=True, cancel_futures=cancel_futures)
+        else:
+            self._tasks.when_launched(
+                lambda: self._shut_base_down(wait=False, cancel_futures=cancel_futures)
+            )
+
+    def _submit_to_base(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return self._base.submit(fn, *args, **kwargs)
+
+    def _shut_base_down(self, *, wait: bool, cancel_futures: bool) -> None:
+        self._base.shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def _needs_care(self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         """Tell whether a call that no policy wants to look at must not pass as it is.
 
-        Proxies that a user made have to be kept alive, and lambdas have to be made picklable.
+        Proxies that a user made have to be kept alive, lambdas have to be made picklable, and
+        futures have to be waited for where they cannot go.
         """
-        return any(isinstance(value, Proxy) for value in (*args, *kwargs.values())) or (
-            self._crosses and not self._context.travels_by_name(fn)
+        arguments = (*args, *kwargs.values())
+        if any(isinstance(value, Proxy) for value in arguments):
+            return True
+        return self._crosses and (
+            type(fn) is MappedFunction
+            or not self._context.travels_by_name(fn)
+            or any(type(value) is TaskFuture for value in arguments)
         )
 
+    def _submit_item(self, function: Any, item: Sequence[Any]) -> TaskFuture[Any]:
+        if type(function) is MappedFunction:
+            return self._submit(Call(self._tasks, self._context, self._crosses), function, item, {})
+        return self.submit(function, *item)
+
+    def _submit_chunk(self, function: Any, chunk: Sequence[Sequence[Any]]) -> TaskFuture[list[Any]]:
+        if self._never and not self._needs_care(function, [x for one in chunk for x in one], {}):
+            return self._start(PassedCall(self._tasks), _ApplyAll(function), chunk, {})
+        call = ChunkCall(self._tasks, self._context, self._crosses, len(chunk))
+        return self._submit(call, function, chunk, {})
+
     def _submit(
-        self, kind: type[Task], call: Call, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
+        self, call: Call, function: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
+        """Submit what cannot pass at a glance; ``function`` may be a :class:`MappedFunction`."""
+        futures = self._awaited(call.values(args, kwargs))
         try:
-            travels = call.pack_function(fn)
-            pack = call.pack_chunk if kind is ChunkTask else call.pack
-            args = [pack(value, position, fn) for position, value in enumerate(args)]
-            if kwargs:
-                kwargs = {name: call.pack(value, name, fn) for name, value in kwargs.items()}
+            travels = call.pack_function(function)
+            if futures:
+                # What is there already is packed now, and will be found again.
+                for name, value in call.values(args, kwargs):
+                    if type(value) is not TaskFuture:
+                        call.pack(value, name, function)
+            else:
+                args, kwargs = call.pack_all(args, kwargs, function)
         except BaseException as error:
             call.end(error)
             if isinstance(error, Exception):
                 return failed_future(error)
             raise
-        call.seal()
-        task = kind(fn, travels, self._context, self._blob, call.key)
-        return self._start(call, task, args, kwargs)
+        task = call.kind(plain(function), travels, self._context, self._blob, call.key)
+        if not futures:
+            call.seal()
+            return self._start(call, task, args, kwargs)
+
+        def launch() -> Any:
+            packed_args, packed_kwargs = call.pack_all(args, kwargs, function)
+            call.seal()
+            return self._submit_to_base(task, *packed_args, **packed_kwargs)
+
+        return future_after(futures, call, launch, self._tasks)
+
+    def _awaited(self, values: Iterable[tuple[Any, Any]]) -> list[TaskFuture[Any]]:
+        """The futures that a call waits for; where calls pass untouched, futures do, too."""
+        if self._never and not self._crosses:
+            return []
+        return [value for _, value in values if type(value) is TaskFuture]
 
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
         try:
-            base = self._base.submit(fn, *args, **kwargs)
+            base = self._submit_to_base(fn, *args, **kwargs)
         except BaseException as error:
             call.end(error)
             raise
         return future_of(base, call)
-
-    def _submit_chunk(self, fn: Any, chunk: Sequence[Sequence[Any]]) -> TaskFuture[list[Any]]:
-        if self._never and not self._needs_care(fn, [x for one in chunk for x in one], {}):
-            return self._start(PassedCall(self._tasks), _ApplyAll(fn), chunk, {})
-        call = ChunkCall(self._tasks, self._context, self._crosses, len(chunk))
-        return self._submit(ChunkTask, call, fn, chunk, {})
 
 
 class _ApplyAll:

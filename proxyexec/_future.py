@@ -12,14 +12,26 @@ policies or stores.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from proxyexec._proxy import Kept
+
 if TYPE_CHECKING:
     from proxyexec._ownership import Lease
+    from proxyexec._proxy import Reference
+    from proxyexec._store import Store
 
-__all__ = ["Call", "Deferred", "TaskFuture", "failed_future", "future_of"]
+__all__ = [
+    "Call",
+    "Deferred",
+    "Follower",
+    "TaskFuture",
+    "cancel",
+    "failed_future",
+    "future_of",
+    "new_future",
+]
 
 R = TypeVar("R")
 
@@ -79,6 +91,19 @@ class TaskFuture(Future[R]):
         result = self.result() if done and not cancelled and error is None else None
         return done, cancelled, result, error
 
+    # For executors; not part of the public interface.
+
+    def _peek(self) -> Any:
+        """Return the result of a task that has ended, without fetching it; raise its error."""
+        error = super().exception(0)
+        if error is not None:
+            raise error
+        return self._call.open(self._result)
+
+    def _error(self) -> BaseException | None:
+        """Return what the task raised, if it has ended; nothing is fetched for this."""
+        return super().exception(0)
+
     def cancel(self) -> bool:
         """Cancel the task if it has not started; tell whether it is cancelled."""
         base = self._base
@@ -94,14 +119,16 @@ class Deferred:
     """A result that stays where it is stored until somebody asks for it.
 
     Args:
-        fetch: returns the object.
-        lease: keeps it there until then.
+        store: has it.
+        reference: says which one it is.
+        lease: keeps it there until it is fetched.
     """
 
-    __slots__ = ("_error", "_fetch", "_lease", "_lock", "_value")
+    __slots__ = ("_error", "_lease", "_lock", "_reference", "_store", "_value")
 
-    def __init__(self, fetch: Callable[[], Any], lease: Lease | None) -> None:
-        self._fetch: Callable[[], Any] | None = fetch
+    def __init__(self, store: Store, reference: Reference, lease: Lease | None) -> None:
+        self._store: Store | None = store
+        self._reference = reference
         self._lease = lease
         self._value: Any = None
         self._error: BaseException | None = None
@@ -109,11 +136,11 @@ class Deferred:
 
     def get(self) -> Any:
         """Return the object, the same one each time, or raise what fetching it raised."""
-        fetch = self._fetch
-        if fetch is not None:
+        store = self._store
+        if store is not None:
             value, error = None, None
             try:
-                value = fetch()
+                value = store.get(self._reference)
             except Exception as raised:  # noqa: BLE001 - it is raised below, each time
                 error = raised
             self._settle(value, error)
@@ -122,13 +149,26 @@ class Deferred:
             raise self._error
         return self._value
 
+    @property
+    def reference(self) -> Reference:
+        """Says where the object is, or was."""
+        return self._reference
+
+    def borrow(self) -> Kept | None:
+        """Hold the object where it is; ``None`` if somebody has fetched it already."""
+        with self._lock:
+            store = self._store
+            if store is None:
+                return None
+            return Kept(self._reference, store.join(self._reference.key))
+
     def _settle(self, value: Any, error: BaseException | None) -> None:
         with self._lock:
             # Two threads may have fetched at the same time: the first one's object counts.
-            if self._fetch is None:
+            if self._store is None:
                 return
             self._value, self._error = value, error
-            self._fetch = None
+            self._store = None
             lease, self._lease = self._lease, None
         if lease is not None:
             lease.release()
@@ -143,11 +183,17 @@ def future_of(base: Any, call: Call) -> TaskFuture[Any]:
         base.__class__ = TaskFuture
         base.add_done_callback(_end)
         return cast("TaskFuture[Any]", base)
+    future = new_future(call, base)
+    base.add_done_callback(Follower(future))
+    return future
+
+
+def new_future(call: Call, base: Any) -> TaskFuture[Any]:
+    """Return a future of ``call`` that is to be settled when ``base`` is."""
     future: TaskFuture[Any] = TaskFuture()
     future._call = call
     future._base = base
     future.add_done_callback(_end)
-    base.add_done_callback(_Follower(future))
     return future
 
 
@@ -173,7 +219,7 @@ def _end(future: Any) -> None:
     del future, error  # an error's traceback may refer to this frame
 
 
-class _Follower:
+class Follower:
     """Settles a future of ours when one of another kind is done."""
 
     def __init__(self, future: TaskFuture[Any]) -> None:
@@ -184,9 +230,14 @@ class _Follower:
         # The base future may keep its callbacks, hence this future, for ever: break the cycle.
         future._base = None
         if base.cancelled():
-            Future.cancel(future)
-            future.set_running_or_notify_cancel()
+            cancel(future)
         elif (error := base.exception()) is not None:
             future.set_exception(error)
         else:
             future.set_result(base.result())
+
+
+def cancel(future: TaskFuture[Any]) -> None:
+    """Settle a future of ours: its task is cancelled."""
+    Future.cancel(future)
+    future.set_running_or_notify_cancel()

@@ -21,23 +21,21 @@ R = TypeVar("R")
 
 
 def results(
-    submit: Callable[..., Future[R]],
-    fn: Callable[..., R],
+    submit: Callable[[Sequence[Any]], Future[R]],
     iterables: Sequence[Iterable[Any]],
     timeout: float | None,
     buffersize: int | None,
 ) -> Iterator[R]:
-    """Submit ``fn`` for each tuple of items, and return an iterator of the results."""
+    """Submit each tuple of items, and return an iterator of the results."""
     deadline = _deadline(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
-    futures = (submit(fn, *arguments) for arguments in calls)
+    futures = (submit(arguments) for arguments in calls)
     pending = _submitted(futures, _checked(buffersize))
     return _Results(_in_order(pending, futures, deadline), pending)
 
 
 def chunked_results(
-    submit: Callable[[Callable[..., R], Sequence[Sequence[Any]]], Future[list[R]]],
-    fn: Callable[..., R],
+    submit: Callable[[Sequence[Sequence[Any]]], Future[list[R]]],
     iterables: Sequence[Iterable[Any]],
     timeout: float | None,
     buffersize: int | None,
@@ -47,7 +45,7 @@ def chunked_results(
     deadline = _deadline(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
-    futures = (submit(fn, chunk) for chunk in chunks)
+    futures = (submit(chunk) for chunk in chunks)
     pending = _submitted(futures, _checked(buffersize))
     return _Results(_one_by_one(_in_order(pending, futures, deadline)), pending)
 

@@ -89,6 +89,7 @@ class Leases:
         self._lock = threading.RLock()
         self._messages: SimpleQueue[_Message] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
         self._when_none: Callable[[], None] | None = None
         self._stopped = False
 
@@ -163,12 +164,14 @@ class Leases:
             self._stopped = True
             self._counts.clear()
             companions, self._companions = self._companions, {}
-            if thread is None:
-                return
-            self.post(None)
+            if thread is not None:
+                self._ending = thread
+                self.post(None)
         del companions  # released here, outside the lock
-        if thread is not threading.current_thread():
-            thread.join()
+        # It may be that thread which closes the store, and not have done so: whoever closes it at
+        # the end of the program waits for that.
+        if self._ending is not None and self._ending is not threading.current_thread():
+            self._ending.join()
 
     def post(self, message: _Message) -> None:
         """Tell the evicting thread something. Takes no lock: finalizers may call it."""
@@ -177,7 +180,7 @@ class Leases:
     def abandon(self) -> None:
         """Forget everything and evict nothing, in a forked child: the parent still holds it."""
         self._lock = threading.RLock()  # another thread of the parent may have held the old one
-        self._thread = None
+        self._thread = self._ending = None
         self._stopped = True
         self._counts.clear()
 
@@ -208,24 +211,25 @@ class Leases:
         """Return which keys are to be evicted now, who waits for it, and whether to stop."""
         keys: list[str] = []
         events: list[threading.Event] = []
-        orphaned: list[Sequence[Lease]] = []
+        orphaned: list[Lease] = []
         with self._lock:
             for message in messages:
                 if isinstance(message, str):
                     if self._is_last(message):
-                        if message in self._spared:
-                            self._spared.discard(message)
-                        else:
+                        if not self._is_spared(message):
                             keys.append(message)
-                        orphaned.append(self._companions.pop(message, ()))
+                        orphaned.extend(self._companions.pop(message, ()))
                 elif isinstance(message, _Forget):
                     self._is_last(message.key)
                 elif isinstance(message, tuple):
                     keys.extend(message)
-                elif message is not None:
-                    events.append(message)
-        del orphaned  # released here, outside the lock
-        return keys, events, messages[-1] is None
+            events.extend(one for one in messages if isinstance(one, threading.Event))
+        stop = messages[-1] is None
+        more = bool(orphaned)
+        orphaned.clear()  # released here, outside the lock
+        while more and events and not stop:
+            self.post(events.pop())  # who waits for what has been released waits for that as well
+        return keys, events, stop
 
     def _is_last(self, key: str) -> bool:
         """Count one lease less; tell whether it was the last."""
@@ -233,6 +237,11 @@ class Leases:
             self._counts[key] -= 1
             return False
         return self._counts.pop(key, 0) > 0
+
+    def _is_spared(self, key: str) -> bool:
+        spared = key in self._spared
+        self._spared.discard(key)
+        return spared
 
     def _try_to_evict(self, keys: Sequence[str]) -> None:
         try:

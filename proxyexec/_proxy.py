@@ -152,12 +152,11 @@ class Proxy(BaseObjectProxy[Any]):
         return copy.deepcopy(self.__wrapped__, memo)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        embedded = getattr(_serializing, "embedded", None)
-        if embedded is not None:
+        if getattr(_serializing, "embedded", None) is not None:
             if is_resolved(self):
                 # A task may have changed it: what is passed on is what it is now.
                 return _itself, (self.__wrapped__,)
-            embedded.append(self)
+            embed(keep(self))
         return make_proxy, (self._self_reference,)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -233,23 +232,44 @@ def make_proxy(reference: Reference, lease: Lease | None = None) -> Proxy:
     return _class_for(reference.methods)(reference, lease)
 
 
-@contextmanager
-def embedding() -> Iterator[list[Proxy]]:
-    """Collect the unresolved proxies inside what this thread serializes.
+class Kept(NamedTuple):
+    """A stored object that somebody refers to, and what keeps it where it is."""
 
-    Within, resolved proxies are pickled as the values that they have become.
+    reference: Reference
+    lease: Lease | None
+
+
+def keep(proxy: Proxy) -> Kept:
+    """Hold the object of a proxy, if the proxy does, on a lease of its own."""
+    reference, lease = proxy._self_reference, proxy._self_lease
+    return Kept(reference, None if lease is None else _home(reference).join(reference.key))
+
+
+@contextmanager
+def embedding() -> Iterator[list[Kept]]:
+    """Collect what the objects that this thread serializes refer to.
+
+    Those are unresolved proxies, and parts that are stored by themselves. Within, resolved
+    proxies are pickled as the values that they have become. What was collected is let go of
+    when serializing fails.
     """
     outer = getattr(_serializing, "embedded", None)
-    _serializing.embedded = found = cast("list[Proxy]", [])
+    _serializing.embedded = found = cast("list[Kept]", [])
     try:
         yield found
+    except BaseException:
+        # Not left to the collector: the caller may keep the error, hence its traceback.
+        for kept in found:
+            if kept.lease is not None:
+                kept.lease.release()
+        raise
     finally:
         _serializing.embedded = outer
 
 
-def lease_of(proxy: Proxy) -> Lease | None:
-    """Return the lease that a proxy holds, if it holds one."""
-    return proxy._self_lease
+def embed(kept: Kept) -> None:
+    """Add to what is being collected: what is serialized refers to this."""
+    _serializing.embedded.append(kept)
 
 
 _serializing = threading.local()

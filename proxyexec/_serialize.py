@@ -4,7 +4,8 @@ Buffers of arrays and data frames, and whole ``bytes``, become frames of their o
 has copied; when they come back writable, the object is built on them without a copy. What
 pickle cannot do (lambdas, closures, functions of an interactive session) cloudpickle does.
 
-This module knows no stores and keeps nothing. Frames are::
+While an object is pickled, *parts* of it can be taken out, to travel by themselves: see
+:class:`Parts`. This module knows no stores and keeps nothing. Frames are::
 
     envelope, stream, …, buffer, …
 
@@ -14,21 +15,28 @@ The envelope holds a kind, the number of stream frames (several when the pickle 
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cloudpickle
 from wrapt import BaseObjectProxy
 
-from proxyexec.errors import DeserializationError, SerializationError, name_of
+from proxyexec.errors import (
+    DeserializationError,
+    ProxyExecError,
+    SerializationError,
+    name_of,
+)
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
     from typing_extensions import Buffer
 
-__all__ = ["Candidate", "PickleSerializer", "Serializer", "frames_size"]
+__all__ = ["Candidate", "Parts", "PickleSerializer", "Serializer", "frames_size"]
 
 # Smaller buffers are copied into the pickle: a frame costs more than it saves.
 _SMALL_BUFFER = 2048
@@ -37,7 +45,7 @@ _SMALL_BUFFER = 2048
 _SEARCHED = 1 << 20
 
 _ENVELOPE = struct.Struct("<cI")
-_PICKLE, _BYTES, _BYTEARRAY = b"p", b"b", b"a"
+_PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY = b"p", b"i", b"b", b"a"
 _RAW: dict[type, bytes] = {bytes: _BYTES, bytearray: _BYTEARRAY}
 
 
@@ -50,6 +58,42 @@ class Serializer(Protocol):
 
     def loads(self, frames: Frames) -> Any:
         """Return the object that ``frames`` represent; it may use writable ones as its own."""
+        ...
+
+
+class Parts(Protocol):
+    """What is taken out of an object while it is pickled.
+
+    Pickle asks about most objects that an object contains for free. About those of its own
+    types (``list``, ``dict``, ``str``, …) it asks at a price, five times that of pickling a number,
+    so that is done only if :attr:`builtins` or :attr:`large_builtins` say so.
+    """
+
+    def __bool__(self) -> bool:
+        """Whether anything was taken out."""
+        ...
+
+    failure: Exception | None
+    """What went wrong while something was taken out."""
+    overlooked: AbstractSet[type]
+    """Exact types of which nothing is taken out, nor looked at; may grow."""
+    builtins: bool
+    """Whether objects of pickle's own types may have to be taken out."""
+    large_builtins: int | None
+    """Whether, of these, only text and bytes of at least so many bytes may have to be."""
+
+    def take_out(self, obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+        """Return a function and arguments that give the object on arrival, if it is taken out."""
+        ...
+
+    def reduce(self, obj: Any, reduced: Any, *, thoroughly: bool) -> Any:
+        """Return what pickle is to make of an object that stays, usually ``reduced``.
+
+        Args:
+            obj: the object.
+            reduced: what cloudpickle makes of it; ``NotImplemented`` if it has no opinion.
+            thoroughly: whether pickle asks about objects of its own types.
+        """
         ...
 
 
@@ -68,23 +112,32 @@ class PickleSerializer:
     def __repr__(self) -> str:
         return f"PickleSerializer(main={self.main!r})"
 
-    def dumps(self, obj: Any) -> Frames:
+    def dumps(self, obj: Any, parts: Parts | None = None) -> Frames:
         """Return frames for ``obj``; see :class:`Serializer`.
+
+        Args:
+            obj: the object.
+            parts: takes out what is to travel by itself.
 
         Raises:
             SerializationError: neither pickle nor cloudpickle can.
+            Exception: what ``parts`` raised.
         """
         kind = _RAW.get(type(obj))
         if kind is not None:
             return [_ENVELOPE.pack(kind, 1), obj]
+        frames: list[Buffer] | None = None
         try:
-            frames = _pickled(pickle.Pickler, obj)
-        except Exception:  # noqa: BLE001 - objects raise what they like from __reduce__
-            frames = None
+            frames = _pickled(_PLAIN, obj, parts)
+        except Exception:  # objects raise what they like from __reduce__
+            if parts is not None and parts.failure is not None:
+                raise
         if frames is None or (self.main == "value" and _mentions_main(frames)):
             try:
-                frames = _pickled(_CloudPickler, obj)
+                frames = _pickled(_CLOUD, obj, parts)
             except Exception as error:
+                if parts is not None and parts.failure is not None:
+                    raise
                 reason = f"{type(error).__name__}: {error}"
                 raise SerializationError("an object", name_of(type(obj)), reason) from error
         return frames
@@ -98,6 +151,8 @@ class PickleSerializer:
         """
         try:
             return _load(frames)
+        except ProxyExecError:  # a part is missing, say
+            raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise DeserializationError("a stored object", reason) from error
@@ -110,14 +165,22 @@ class Candidate:
         obj: the object.
         serializer: turns it into frames.
         what: what it is to the caller, for messages: ``"argument 0 of f"``.
+        parts: takes out what is to travel by itself; what is left is the candidate.
     """
 
-    __slots__ = ("_frames", "obj", "serializer", "what")
+    __slots__ = ("_frames", "obj", "parts", "serializer", "what")
 
-    def __init__(self, obj: Any, serializer: Serializer, what: str = "an object") -> None:
+    def __init__(
+        self,
+        obj: Any,
+        serializer: Serializer,
+        what: str = "an object",
+        parts: Parts | None = None,
+    ) -> None:
         self.obj = obj
         self.serializer = serializer
         self.what = what
+        self.parts = parts
         self._frames: Frames | None = None
 
     @property
@@ -129,7 +192,10 @@ class Candidate:
         """
         if self._frames is None:
             try:
-                self._frames = self.serializer.dumps(self.obj)
+                if self.parts is None:
+                    self._frames = self.serializer.dumps(self.obj)
+                else:  # which only serializers are given that take them
+                    self._frames = self.serializer.dumps(self.obj, self.parts)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
             except SerializationError as error:
                 raise SerializationError(self.what, error.kind, error.reason) from error.__cause__
         return self._frames
@@ -138,6 +204,20 @@ class Candidate:
     def size(self) -> int:
         """The exact serialized size in bytes."""
         return frames_size(self.frames)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything is taken out of the object, which is serialized to learn that.
+
+        Raises:
+            SerializationError: it cannot be.
+        """
+        return self.parts is not None and bool(self.frames) and bool(self.parts)
+
+    def keep_whole(self) -> None:
+        """Take no parts out, unless that has happened."""
+        if self._frames is None:
+            self.parts = None
 
 
 def frames_size(frames: Frames) -> int:
@@ -160,7 +240,92 @@ class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no typ
         return super().reducer_override(obj)
 
 
-def _pickled(pickler: type[pickle.Pickler], obj: Any) -> list[Buffer]:
+class _Taking:
+    """Lets a pickler take parts out."""
+
+    parts: Parts
+    thoroughly = False
+
+    def reducer_override(self, obj: Any) -> Any:
+        parts = self.parts
+        if not self.thoroughly:  # or it has been asked about
+            if type(obj) in parts.overlooked:
+                return self.reduce_otherwise(obj)
+            taken = parts.take_out(obj)
+            if taken is not None:
+                return taken
+        return parts.reduce(obj, self.reduce_otherwise(obj), thoroughly=self.thoroughly)
+
+    def reduce_otherwise(self, obj: Any) -> Any:
+        return NotImplemented
+
+
+class _TakingBuiltins:
+    """Asks about every object, those of pickle's own types included."""
+
+    parts: Parts
+    thoroughly = True
+
+    def persistent_id(self, obj: Any) -> bytes | None:
+        taken = self.parts.take_out(obj)
+        # As bytes, so that pickle does not ask about what is inside of that.
+        return None if taken is None else pickle.dumps((id(obj), *taken), 5)
+
+
+class _TakingPickler(_Taking, pickle.Pickler):
+    pass
+
+
+class _ThoroughPickler(_TakingBuiltins, _TakingPickler):
+    pass
+
+
+class _TakingCloudPickler(_Taking, _CloudPickler):
+    def reduce_otherwise(self, obj: Any) -> Any:
+        reduced = _CloudPickler.reducer_override(self, obj)
+        if reduced is NotImplemented and type(obj) in self.dispatch_table:
+            reduced = self.dispatch_table[type(obj)](obj)
+        return reduced
+
+
+class _ThoroughCloudPickler(_TakingBuiltins, _TakingCloudPickler):
+    pass
+
+
+# Picklers that take nothing out, that take parts out, and that look at everything for that.
+_PLAIN: tuple[Any, Any, Any] = (pickle.Pickler, _TakingPickler, _ThoroughPickler)
+_CLOUD: tuple[Any, Any, Any] = (_CloudPickler, _TakingCloudPickler, _ThoroughCloudPickler)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds again what was taken out, one object for each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._found: dict[int, Any] = {}
+
+    def persistent_load(self, pid: bytes) -> Any:
+        number, function, arguments = pickle.loads(pid)
+        if number not in self._found:
+            self._found[number] = function(*arguments)
+        return self._found[number]
+
+
+def _pickled(picklers: tuple[Any, Any, Any], obj: Any, parts: Parts | None) -> list[Buffer]:
+    plain, taking, thorough = picklers
+    if parts is None:
+        return _pickled_by(plain, obj, None)
+    if parts.builtins:
+        return _pickled_by(thorough, obj, parts)
+    frames = _pickled_by(taking, obj, parts)
+    large = parts.large_builtins
+    # A large str or bytes is a piece of its own. Only if there is one, everything is looked at.
+    if large is not None and any(_is_large(one, large) for one in frames):
+        frames = _pickled_by(thorough, obj, parts)
+    return frames
+
+
+def _pickled_by(kind: Any, obj: Any, parts: Parts | None) -> list[Buffer]:
     stream = _Stream()
     buffers: list[memoryview] = []
 
@@ -171,9 +336,13 @@ def _pickled(pickler: type[pickle.Pickler], obj: Any) -> list[Buffer]:
         buffers.append(view)
         return False
 
-    pickler(stream, 5, buffer_callback=keep_in_band).dump(obj)
+    pickler = kind(stream, 5, buffer_callback=keep_in_band)
+    if parts is not None:
+        pickler.parts = parts
+    pickler.dump(obj)
     writable = bytes([not view.readonly for view in buffers])
-    return [_ENVELOPE.pack(_PICKLE, len(stream)) + writable, *stream, *buffers]
+    letter = _WITH_IDS if issubclass(kind, _TakingBuiltins) else _PICKLE
+    return [_ENVELOPE.pack(letter, len(stream)) + writable, *stream, *buffers]
 
 
 def _load(frames: Frames) -> Any:
@@ -183,14 +352,17 @@ def _load(frames: Frames) -> Any:
         return bytes(frames[1])
     if kind == _BYTEARRAY:
         return bytearray(frames[1])
-    if kind != _PICKLE:
+    if kind not in (_PICKLE, _WITH_IDS):
         raise ValueError(f"unknown kind {kind!r}")
     writable = envelope[_ENVELOPE.size :]
     buffers = frames[1 + streams :]
     if len(writable) != len(buffers) or streams < 1:
         raise ValueError(f"{len(frames)} frames where the envelope says otherwise")
     stream = frames[1] if streams == 1 else b"".join(_views(frames[1 : 1 + streams]))
-    return pickle.loads(stream, buffers=map(_ready, buffers, writable))
+    ready = map(_ready, buffers, writable)
+    if kind == _WITH_IDS:
+        return _Unpickler(io.BytesIO(stream), buffers=ready).load()
+    return pickle.loads(stream, buffers=ready)
 
 
 def _ready(buffer: Buffer, writable: int) -> Buffer:
@@ -204,6 +376,10 @@ def _views(frames: Frames) -> Sequence[memoryview]:
 
 def _length(frame: Buffer) -> int:
     return len(frame) if isinstance(frame, bytes) else memoryview(frame).nbytes
+
+
+def _is_large(frame: Buffer, size: int) -> bool:
+    return isinstance(frame, (bytes, bytearray)) and len(frame) >= size
 
 
 def _mentions_main(frames: Sequence[Buffer]) -> bool:

@@ -1,12 +1,18 @@
-"""Sizes in bytes: as people write them, and of objects whose pickle need not be made to know."""
+"""Sizes in bytes: as people write them, and of objects whose pickle need not be made to know.
+
+Two kinds of objects tell their size. *Plain* ones contain no others: numbers, strings, arrays of
+numbers. *Data* are plain ones and those made of such: data frames, tables, sparse matrices.
+Libraries are told by names, so that none has to be imported.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["parse_size", "size_bound"]
+__all__ = ["data_size", "holds_data", "parse_size", "size_bound"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])?(i)?b?", re.IGNORECASE)
 
@@ -45,10 +51,77 @@ def size_bound(obj: Any) -> int | None:
     return bound(obj)
 
 
+def data_size(obj: Any) -> int | None:
+    """Return about how many bytes an object holds that consists of data; ``None`` for all else."""
+    kind: Any = type(obj)
+    measure = _measure_of(kind)
+    return None if measure is None else measure(obj)
+
+
+def holds_data(kind: type) -> bool:
+    """Tell whether objects of a type may consist of data."""
+    return _measure_of(kind) is not None
+
+
+@functools.lru_cache(maxsize=1024)
+def _measure_of(kind: type) -> Callable[[Any], int | None] | None:
+    if kind in _BUILTIN_DATA:
+        return len
+    for base in kind.__mro__:
+        found = _MEASURES.get((base.__module__.partition(".")[0], base.__name__))
+        if found is not None:
+            return found
+    return None
+
+
+def _of_array(array: Any) -> int | None:
+    return None if array.dtype.hasobject else int(array.nbytes)
+
+
+def _of_series(series: Any) -> int | None:
+    return None if series.dtype == _OBJECT else int(series.memory_usage(index=False))
+
+
+def _of_frame(frame: Any) -> int | None:
+    if any(dtype == _OBJECT for dtype in frame.dtypes):
+        return None
+    return int(frame.memory_usage(index=False).sum())
+
+
+def _of_sparse(matrix: Any) -> int | None:
+    # Of those without the attribute (lists of lists, dicts of keys), nothing is known.
+    data = getattr(matrix, "data", None)
+    return _of_array(data) if hasattr(data, "dtype") else None
+
+
+def _nbytes(obj: Any) -> int | None:
+    return int(obj.nbytes)
+
+
 def _array_bound(array: Any) -> int | None:
     # One letter for each kind of number; others (objects, records, dates) carry more.
     return array.nbytes + 512 if array.dtype.char in "?bhilqpBHILQPefdgFDG" else None
 
+
+# As numpy and pandas name the type of what holds any objects.
+_OBJECT = "object"
+
+_BUILTIN_DATA = frozenset({str, bytes, bytearray})
+
+_MEASURES: dict[tuple[str, str], Callable[[Any], int | None]] = {
+    ("numpy", "ndarray"): _of_array,
+    ("pandas", "DataFrame"): _of_frame,
+    ("pandas", "Series"): _of_series,
+    ("polars", "DataFrame"): lambda frame: int(frame.estimated_size()),
+    ("polars", "Series"): lambda series: int(series.estimated_size()),
+    ("pyarrow", "Array"): _nbytes,
+    ("pyarrow", "ChunkedArray"): _nbytes,
+    ("pyarrow", "RecordBatch"): _nbytes,
+    ("pyarrow", "Table"): _nbytes,
+    ("scipy", "_spbase"): _of_sparse,
+    ("scipy", "spmatrix"): _of_sparse,
+    ("torch", "Tensor"): _nbytes,
+}
 
 _BOUNDS: dict[type, Callable[[Any], int | None]] = {
     type(None): lambda _: 32,

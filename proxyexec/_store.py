@@ -23,16 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import proxyexec_connectors
 
 from proxyexec._cache import FrameCache
+from proxyexec._contents import Content, Contents
 from proxyexec._ownership import Lease, Leases
-from proxyexec._proxy import (
-    Proxy,
-    Reference,
-    embedding,
-    is_proxy,
-    lease_of,
-    make_proxy,
-    reference_of,
-)
+from proxyexec._proxy import Kept, Reference, embedding, is_proxy, make_proxy, reference_of
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
 from proxyexec._types import NEVER_PROXIED, describe
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames, Usage
     from typing_extensions import Self
 
-__all__ = ["Store", "leases_on", "store_at"]
+__all__ = ["Store", "fetch", "is_in_memory", "leases_of", "store_at"]
 
 T = TypeVar("T")
 
@@ -74,6 +67,7 @@ class Store:
         cache_bytes: int | str = 0,
     ) -> None:
         self._set_up(name, connector, serializer or PickleSerializer(), parse_size(cache_bytes))
+        self._contents: Contents | None = Contents(connector.get)
         self._leases: Leases | None = Leases(name, self._evictor(), self)
         # A store that is dropped without being closed ends its thread, which then drops the
         # connector. No joining here: the collector may be running anywhere.
@@ -87,6 +81,7 @@ class Store:
         self.serializer = serializer
         self.address = connector.address
         self._cache = FrameCache(cache_bytes) if cache_bytes else None
+        self._contents = None
         self._leases = None
         self._closed = False
         # Executors that use this store; adding and taking away are atomic.
@@ -173,8 +168,8 @@ class Store:
             raise TypeError("this is a proxy already; proxyexec.clone() makes another one")
         if isinstance(obj, NEVER_PROXIED):
             raise TypeError(f"{obj!r} is never proxied: programs tell it apart with 'is'")
-        reference, companions = self._put(obj)
-        lease = self.take(reference.key, companions) if self.is_owner else None
+        reference, embedded = self._put(obj)
+        lease = self.take(reference.key, leases_of(embedded)) if self.is_owner else None
         self.start_evicting()
         return cast("T", make_proxy(reference, lease))
 
@@ -218,6 +213,31 @@ class Store:
         """Make up a key that no process using this session makes up again."""
         return f"{self._prefix}{next(self._numbers)}"
 
+    def hold(self, obj: Any, frames: Frames, embedded: Sequence[Kept], *, dedupe: bool) -> Kept:
+        """Store ``obj``, which ``frames`` represent, and hold it.
+
+        Args:
+            obj: the object.
+            frames: what represents it.
+            embedded: what it refers to; held for as long.
+            dedupe: whether to take what has the same content, if somebody holds that.
+        """
+        content = Content(frames) if dedupe and self._contents is not None else None
+        if content is not None:
+            found = self._find(content)
+            if found is not None:
+                return found
+        key = self.new_key()
+        try:
+            reference = self.keep(obj, key, frames)
+        except BaseException:
+            self.evict_soon([key])  # a put that failed may have been carried out
+            raise
+        kept = Kept(reference, self.take(key, leases_of(embedded)))
+        if content is not None and self._contents is not None:
+            self._contents.add(reference, content)
+        return kept
+
     def keep(self, obj: Any, key: str, frames: Frames) -> Reference:
         """Store ``obj``, which ``frames`` represent, under ``key``."""
         self._check_open()
@@ -240,9 +260,7 @@ class Store:
     def evict_keys(self, keys: Sequence[str]) -> None:
         """Remove the objects under ``keys`` now."""
         self._check_open()
-        if self._cache is not None:
-            self._cache.evict(keys)
-        self.connector.evict(keys)
+        self._evictor()(keys)
 
     def evict_soon(self, keys: Sequence[str]) -> None:
         """Remove the objects under ``keys``, without waiting for it."""
@@ -284,19 +302,33 @@ class Store:
         if self._closing and not self._users and self._leases is not None and not self._closed:
             self._leases.close_when_none(self.close)
 
-    def _put(self, obj: Any) -> tuple[Reference, list[Lease]]:
-        with embedding() as proxies:
+    def _put(self, obj: Any) -> tuple[Reference, list[Kept]]:
+        with embedding() as embedded:
             frames = Candidate(obj, self.serializer).frames
-        return self.keep(obj, self.new_key(), frames), leases_on(proxies)
+        return self.keep(obj, self.new_key(), frames), embedded
+
+    def _find(self, content: Content) -> Kept | None:
+        contents = self._contents
+        if contents is None:
+            return None
+        for stored in contents.candidates(content):
+            reference, _ = stored
+            # First hold it, so that it stays while it is looked at and from then on.
+            lease = self.join(reference.key)
+            if lease is not None and contents.is_same(content, stored):
+                return Kept(reference, lease)
+        return None
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError(self.name)
 
     def _evictor(self) -> Any:
-        cache, connector = self._cache, self.connector
+        cache, connector, contents = self._cache, self.connector, self._contents
 
         def evict(keys: Sequence[str]) -> None:
+            if contents is not None:
+                contents.forget(keys)
             if cache is not None:
                 cache.evict(keys)
             connector.evict(keys)
@@ -314,6 +346,7 @@ class Store:
         if self._leases is not None:
             self._leases.abandon()
             self._leases = None
+        self._contents = None
 
 
 def store_at(address: str) -> Store:
@@ -329,11 +362,23 @@ def store_at(address: str) -> Store:
     return found
 
 
-def leases_on(proxies: Iterable[Proxy]) -> list[Lease]:
-    """New leases on the objects that proxies hold a lease on."""
-    references = [reference_of(proxy) for proxy in proxies if lease_of(proxy) is not None]
-    joined = [store_at(reference.address).join(reference.key) for reference in references]
-    return [lease for lease in joined if lease is not None]
+def fetch(reference: Reference) -> Any:
+    """Return a new object, equal to the one that a reference leads to.
+
+    Raises:
+        ObjectMissingError: it is not there any more.
+    """
+    return store_at(reference.address).get(reference)
+
+
+def is_in_memory(reference: Reference) -> bool:
+    """Tell whether only the process that stored an object can reach it."""
+    return reference.address.startswith("memory:")
+
+
+def leases_of(embedded: Iterable[Kept]) -> list[Lease]:
+    """Return the leases on what is embedded in an object."""
+    return [kept.lease for kept in embedded if kept.lease is not None]
 
 
 def _reopen(

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from proxyexec._serialize import Candidate, PickleSerializer
-from proxyexec._sizes import parse_size, size_bound
+from proxyexec._sizes import holds_data, parse_size, size_bound
 from proxyexec._types import NEVER_PROXIED
 from proxyexec.errors import PolicyError, SerializationError, name_of
 
@@ -53,6 +53,18 @@ class Policy:
             bound: its serialized size is at most this, in bytes.
         """
         return False
+
+    def overlooks(self, kind: type) -> bool:
+        """Tell that no object of exactly this type is wanted as a part of another.
+
+        It is then not even asked about: looking into large objects goes much faster.
+        """
+        return False
+
+    @property
+    def smallest(self) -> int:
+        """The smallest serialized size, in bytes, of what may be wanted."""
+        return 0
 
     def __call__(self, obj: Any) -> bool:
         return self.judge(Candidate(obj, PickleSerializer()))
@@ -96,6 +108,9 @@ class ProxyNever(Policy):
     def dismisses(self, obj: Any, bound: int) -> bool:
         return True
 
+    def overlooks(self, kind: type) -> bool:
+        return True
+
     def __repr__(self) -> str:
         return "ProxyNever()"
 
@@ -122,6 +137,9 @@ class ProxyType(Policy):
 
     def dismisses(self, obj: Any, bound: int) -> bool:
         return not isinstance(obj, self.types)
+
+    def overlooks(self, kind: type) -> bool:
+        return not issubclass(kind, self.types)
 
     def __repr__(self) -> str:
         return f"ProxyType({', '.join(map(name_of, self.types))})"
@@ -152,6 +170,14 @@ class ProxySize(Policy):
     def dismisses(self, obj: Any, bound: int) -> bool:
         return bound < self.minimum
 
+    def overlooks(self, kind: type) -> bool:
+        # The size of others would have to be found out by pickling them, each on its own.
+        return not holds_data(kind)
+
+    @property
+    def smallest(self) -> int:
+        return self.minimum
+
     def __repr__(self) -> str:
         return f"ProxySize({self.minimum})"
 
@@ -165,6 +191,13 @@ class _All(Policy):
     def judge(self, candidate: Candidate) -> bool:
         return _judge(self.first, candidate) and _judge(self.second, candidate)
 
+    def overlooks(self, kind: type) -> bool:
+        return _overlooks(self.first, kind) or _overlooks(self.second, kind)
+
+    @property
+    def smallest(self) -> int:
+        return max(_smallest(self.first), _smallest(self.second))
+
     def __repr__(self) -> str:
         return f"({self.first!r} & {self.second!r})"
 
@@ -177,6 +210,13 @@ class _Any(Policy):
 
     def judge(self, candidate: Candidate) -> bool:
         return _judge(self.first, candidate) or _judge(self.second, candidate)
+
+    def overlooks(self, kind: type) -> bool:
+        return _overlooks(self.first, kind) and _overlooks(self.second, kind)
+
+    @property
+    def smallest(self) -> int:
+        return min(_smallest(self.first), _smallest(self.second))
 
     def __repr__(self) -> str:
         return f"({self.first!r} | {self.second!r})"
@@ -217,3 +257,11 @@ def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:
     if isinstance(policy, Policy):
         return policy.judge(candidate)
     return bool(policy(candidate.obj))
+
+
+def _overlooks(policy: ShouldProxy, kind: type) -> bool:
+    return isinstance(policy, Policy) and policy.overlooks(kind)
+
+
+def _smallest(policy: ShouldProxy) -> int:
+    return policy.smallest if isinstance(policy, Policy) else 0

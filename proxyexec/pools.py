@@ -1,14 +1,19 @@
 """Drop-in replacements for the standard library's pools: real objects in, real objects out.
 
-Only the import changes. Nothing is lazy here: functions and callers never see a proxy.
+Only the import changes. They are subclasses of the standard library's, and nothing is lazy here:
+functions and callers never see a proxy.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable
+
+# Now, and not when they are used: programs may put our pools in place of these.
+from concurrent.futures import ProcessPoolExecutor as _ProcessPool
+from concurrent.futures import ThreadPoolExecutor as _ThreadPool
 from typing import TYPE_CHECKING, Any
 
+from proxyexec._adapters import adapt
 from proxyexec._executor import StoreExecutor
 from proxyexec.policy import ProxySize
 
@@ -21,7 +26,7 @@ __all__ = ["ProcessPoolExecutor", "ThreadPoolExecutor"]
 STORED_FROM = 200_000
 
 
-class ProcessPoolExecutor(StoreExecutor):
+class ProcessPoolExecutor(StoreExecutor, _ProcessPool):
     """``concurrent.futures.ProcessPoolExecutor``, with large data in shared memory.
 
     Args:
@@ -42,13 +47,19 @@ class ProcessPoolExecutor(StoreExecutor):
         max_tasks_per_child: int | None = None,
     ) -> None:
         newer = {} if max_tasks_per_child is None else {"max_tasks_per_child": max_tasks_per_child}
-        base = concurrent.futures.ProcessPoolExecutor(
-            max_workers, mp_context, initializer, initargs, **newer
-        )
-        super().__init__(base, should_proxy=ProxySize(STORED_FROM), lazy=False)
+        _ProcessPool.__init__(self, max_workers, mp_context, initializer, initargs, **newer)
+        self._set_up(adapt(self), None, ProxySize(STORED_FROM), lazy=False, nested=True)
+
+    # This executor is its own base executor: the standard library's, which it inherits from.
+
+    def _submit_to_base(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return _ProcessPool.submit(self, fn, *args, **kwargs)
+
+    def _shut_base_down(self, *, wait: bool, cancel_futures: bool) -> None:
+        _ProcessPool.shutdown(self, wait, cancel_futures=cancel_futures)
 
 
-class ThreadPoolExecutor(StoreExecutor):
+class ThreadPoolExecutor(StoreExecutor, _ThreadPool):
     """``concurrent.futures.ThreadPoolExecutor``.
 
     Threads share their memory: there is no data to move, and programs may rely on seeing what
@@ -69,7 +80,11 @@ class ThreadPoolExecutor(StoreExecutor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
-        base = concurrent.futures.ThreadPoolExecutor(
-            max_workers, thread_name_prefix, initializer, initargs
-        )
-        super().__init__(base, lazy=False)
+        _ThreadPool.__init__(self, max_workers, thread_name_prefix, initializer, initargs)
+        self._set_up(adapt(self), None, None, lazy=False, nested=True)
+
+    def _submit_to_base(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return _ThreadPool.submit(self, fn, *args, **kwargs)
+
+    def _shut_base_down(self, *, wait: bool, cancel_futures: bool) -> None:
+        _ThreadPool.shutdown(self, wait, cancel_futures=cancel_futures)

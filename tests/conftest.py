@@ -16,7 +16,8 @@ import pytest
 
 import proxyexec._store
 import proxyexec_connectors.file
-from proxyexec import Store
+from proxyexec import Store, StoreExecutor
+from tests import functions
 
 # Before anything imports it, so that its failures say what was compared.
 pytest.register_assert_rewrite("proxyexec_connectors.testing")
@@ -64,6 +65,17 @@ def nothing_leaks(shared_memory: Path) -> Iterator[None]:
         gc.collect()
         leaked = _leaked(before, shared_memory, older)
     assert not leaked, f"the test leaked {dict(leaked)}"
+
+
+def settle(executor: StoreExecutor) -> None:
+    """Wait until what has ended by now has let go of what it held.
+
+    Results can be read before the callbacks of their futures have run; but these run in the order
+    of the results, so those of a task that is given to a pool now run last.
+    """
+    ended = threading.Event()
+    executor.submit(functions.add, 0, 0).add_done_callback(lambda _: ended.set())
+    assert ended.wait(30)
 
 
 def wait_for_evictions(older: Collection[Store] = ()) -> None:

@@ -117,3 +117,41 @@ class CountingCallable:
 
     def __call__(self, x):
         return x
+
+
+def seen(x):
+    """Which values in a container, or attributes of an object, are proxies."""
+    values = x if isinstance(x, dict) else vars(x)
+    return {name: is_proxy(value) for name, value in values.items()}
+
+
+def same_objects(items):
+    """Whether all items of a list are one object."""
+    return len({id(extract(item)) for item in items}) == 1
+
+
+def add_up(first, second, third=0):
+    return extract(first) + extract(second) + extract(third)
+
+
+class Carrier:
+    """An object with data, and everything that makes comparing it by mistake a failure."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __eq__(self, other):
+        raise AssertionError("compared")
+
+    def __hash__(self):
+        raise AssertionError("hashed")
+
+    def method(self, x):
+        return is_proxy(self), is_proxy(self.data), len(self.data) + x
+
+    def __call__(self, x):
+        return self.method(x)
+
+
+def carried(data, x):
+    return is_proxy(data), len(data) + x

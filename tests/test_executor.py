@@ -15,7 +15,7 @@ from proxyexec import ProxyAlways, ProxySize, ProxyType, Store, StoreExecutor, i
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 from tests import functions
-from tests.conftest import wait_for_evictions
+from tests.conftest import settle, wait_for_evictions
 
 
 def make_base(kind):
@@ -52,10 +52,7 @@ def setting(request):
 def executor(setting):
     executor, _ = setting
     yield executor
-    ended = threading.Event()
-    # Callbacks of a future run in order, ours first: when this one runs, the leases are let go.
-    executor.submit(functions.add, 0, 0).add_done_callback(lambda _: ended.set())
-    assert ended.wait(30)
+    settle(executor)
     if executor.store.usage() != (0, 0):
         gc.collect()  # errors refer to themselves, by way of tracebacks and frames
     assert executor.store.usage() == (0, 0)

@@ -436,3 +436,57 @@ def test_programs_leave_nothing_however_they_end(tmp_path, end):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+def test_a_store_that_is_being_closed_when_the_program_ends_is_closed(tmp_path):
+    """It is the evicting thread that closes it, and the program does not wait for that one."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import sys, threading
+            from proxyexec import ProxyAlways, StoreExecutor, Store
+            from proxyexec_connectors import _sessions
+            from concurrent.futures import ThreadPoolExecutor
+
+            entered, ending = threading.Event(), threading.Event()
+            remove = _sessions.Session.remove
+
+            def slow_remove(self):
+                entered.set()
+                ending.wait(60)
+                remove(self)
+
+            _sessions.Session.remove = slow_remove
+            store = Store.from_url(sys.argv[1])
+            with StoreExecutor(ThreadPoolExecutor(1), store, ProxyAlways()) as executor:
+                assert executor.submit(len, [1]).result() == 1
+            assert entered.wait(60)
+            threading._register_atexit(ending.set)
+            """
+        )
+    )
+    place = tmp_path / "place"
+    subprocess.run([sys.executable, program, place.as_uri()], check=True, timeout=60)
+    assert not place.exists() or os.listdir(place) == []
+
+
+def test_who_waits_for_evictions_waits_for_what_the_evicted_referred_to():
+    done = threading.Event()
+    late = []
+
+    class Watched(MemoryConnector):
+        def evict(self, keys):
+            late.append(done.is_set())
+            super().evict(keys)
+
+    with Store("watched", Watched()) as store:
+        proxy = store.proxy([1])
+        for _ in range(20):
+            proxy = store.proxy([proxy])
+        with store._leases._lock:  # so that it is asked for before the first is seen to be free
+            del proxy
+            store._leases.post(done)
+        assert done.wait(60)
+        assert store.usage() == (0, 0)
+        assert not any(late)

@@ -7,6 +7,7 @@ import concurrent.futures
 import inspect
 import multiprocessing
 import sys
+import weakref
 
 import pytest
 
@@ -136,3 +137,37 @@ def test_cancel_futures():
     assert all(future.done() for future in futures)
     assert any(future.cancelled() for future in futures)
     assert len(futures[0].result()) == 200_000
+
+
+def test_they_are_pools_of_the_standard_library():
+    with proxyexec.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        assert isinstance(processes, concurrent.futures.ProcessPoolExecutor)
+        assert processes._max_workers == 2
+        assert processes._mp_context.get_start_method() == "spawn"
+    with proxyexec.ThreadPoolExecutor(2) as threads:
+        assert isinstance(threads, concurrent.futures.ThreadPoolExecutor)
+        asyncio.run(use_by_default(threads))
+
+
+async def use_by_default(pool):
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(pool)
+    assert await asyncio.to_thread(functions.add, 1, 2) == 3
+
+
+def test_they_can_take_the_place_of_the_standard_librarys(monkeypatch):
+    for name in ("ProcessPoolExecutor", "ThreadPoolExecutor"):
+        monkeypatch.setattr(concurrent.futures, name, getattr(proxyexec, name))
+        with getattr(concurrent.futures, name)(1) as pool:
+            assert pool.submit(functions.add, 1, 2).result() == 3
+
+
+def test_a_pool_that_is_dropped_ends():
+    other = proxyexec.ProcessPoolExecutor(1)
+    assert other.submit(functions.add, 1, 2).result() == 3
+    manager = other._executor_manager_thread
+    dropped = weakref.ref(other)
+    del other
+    assert dropped() is None
+    manager.join(60)
+    assert not manager.is_alive()

@@ -885,7 +885,7 @@ class TestFunctions:
         resolved.append(3)
         with embedding() as found:
             pickled = pickle.dumps([resolved, unresolved])
-        assert len(found) == 1 and found[0] is unresolved
+        assert [kept.reference for kept in found] == [reference_of(unresolved)]
         one, other = pickle.loads(pickled)
         assert type(one) is list and one == [1, 3] and is_proxy(other)
 

@@ -1,0 +1,76 @@
+"""What a callable carries: data that travel with it to every task.
+
+That are the arguments of a :class:`functools.partial`, the ``self`` of a bound method, the objects
+that a closure or the defaults of parameters have captured, and, for a function whose code
+travels, the globals that it mentions.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["FUNCTIONS", "carried_by"]
+
+# Callables that are code, rather than objects that can be called.
+FUNCTIONS = (
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    types.MethodWrapperType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.WrapperDescriptorType,
+    functools.partial,
+    type,
+)
+
+
+def carried_by(function: Any) -> list[Any]:
+    """Return what a callable carries, and what the callables among that carry in their turn."""
+    carried: list[Any] = []
+    seen = {id(function)}
+    pending = [function]
+    while pending:
+        for one in _carried_at_once(pending.pop()):
+            if id(one) not in seen:
+                seen.add(id(one))
+                carried.append(one)
+                pending.append(one)
+    return carried
+
+
+def _carried_at_once(function: Any) -> Iterator[Any]:
+    kind = type(function)
+    if issubclass(kind, functools.partial):
+        yield function.func
+        yield from function.args
+        yield from function.keywords.values()
+    elif kind is types.FunctionType:
+        yield from _captured_by(function)
+    elif kind in (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType):
+        yield function.__self__
+        yield getattr(function, "__func__", None)
+
+
+def _captured_by(function: types.FunctionType) -> Iterator[Any]:
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    yield from vars(function).values()
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+    known = function.__globals__
+    for code in _codes_of(function.__code__):
+        yield from (known[name] for name in code.co_names if name in known)
+
+
+def _codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes_of(constant)

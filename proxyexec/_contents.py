@@ -1,0 +1,132 @@
+"""What a store's owner has stored, by content: nothing is stored twice while its lease lives.
+
+Most objects are new, and looking at all of their bytes to learn that would cost a part of what
+storing costs. So a *fingerprint* comes first: the lengths of the frames and some of their bytes,
+a few microseconds' work. Only when an object with the same fingerprint is stored, digests are
+compared: 128 bits of XXH3, seeded anew in each process, over all bytes of both. The stored
+object's is made when it is first needed, from what is stored.
+
+Keeps no objects alive, and knows nothing of leases.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+from proxyexec_connectors._layout import flatten
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+    from proxyexec._proxy import Reference
+
+__all__ = ["Content", "Contents"]
+
+# How many bytes of a frame are looked at, in each of three places.
+_LOOKED_AT = 1024
+
+_SEED = secrets.randbits(64)
+
+
+class Content:
+    """The content of an object that is to be stored, or is.
+
+    Args:
+        frames: of the object. They are let go of by :meth:`settle`.
+    """
+
+    __slots__ = ("_digest", "_frames", "fingerprint")
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames: Frames | None = frames
+        self._digest: bytes | None = None
+        self.fingerprint = hash(tuple(map(_sample, map(flatten, frames))))
+
+    def digest(self, fetch: Callable[[], Frames | None] | None = None) -> bytes | None:
+        """Return a digest of all bytes; ``None`` if they are gone.
+
+        Args:
+            fetch: gets the frames, if this content has let go of them.
+        """
+        if self._digest is None:
+            frames = self._frames if fetch is None else fetch()
+            if frames is not None:
+                self._digest = _digest(frames)
+        return self._digest
+
+    def settle(self) -> None:
+        """Let go of the frames."""
+        self._frames = None
+
+
+class Contents:
+    """References by content.
+
+    Args:
+        fetch: returns the stored frames under a key, if there are any.
+    """
+
+    def __init__(self, fetch: Callable[[str], Frames | None]) -> None:
+        self._fetch = fetch
+        self._stored: dict[int, dict[str, tuple[Reference, Content]]] = {}
+        self._fingerprints: dict[str, int] = {}
+        # Held for dictionary operations only. Reentrant, as a finalizer that the garbage collector
+        # runs inside may get here.
+        self._lock = threading.RLock()
+
+    def candidates(self, content: Content) -> Sequence[tuple[Reference, Content]]:
+        """Return what is stored that may have this content."""
+        if content.fingerprint not in self._stored:  # as a rule
+            return ()
+        with self._lock:
+            return list(self._stored.get(content.fingerprint, {}).values())
+
+    def is_same(self, content: Content, stored: tuple[Reference, Content]) -> bool:
+        """Tell whether what is stored has this content. Somebody has to hold it meanwhile."""
+        reference, other = stored
+        digest = other.digest(lambda: self._fetch(reference.key))
+        return digest is not None and digest == content.digest()
+
+    def add(self, reference: Reference, content: Content) -> None:
+        """Remember what has been stored."""
+        content.settle()
+        with self._lock:
+            self._stored.setdefault(content.fingerprint, {})[reference.key] = reference, content
+            self._fingerprints[reference.key] = content.fingerprint
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget what is being evicted."""
+        with self._lock:
+            for key in keys:
+                fingerprint = self._fingerprints.pop(key, None)
+                if fingerprint is not None:
+                    alike = self._stored[fingerprint]
+                    del alike[key]
+                    if not alike:
+                        del self._stored[fingerprint]
+
+
+def _sample(view: memoryview) -> Any:
+    size = view.nbytes
+    if size <= 3 * _LOOKED_AT:
+        return bytes(view)
+    middle = size // 2
+    return (
+        size,
+        bytes(view[:_LOOKED_AT]),
+        bytes(view[middle : middle + _LOOKED_AT]),
+        bytes(view[-_LOOKED_AT:]),
+    )
+
+
+def _digest(frames: Frames) -> bytes:
+    state = xxhash.xxh3_128(seed=_SEED)
+    for view in map(flatten, frames):
+        # With the lengths, so that bytes cannot move from one frame to the next.
+        state.update(view.nbytes.to_bytes(8, "little"))
+        state.update(view)
+    return bytes(state.digest())
