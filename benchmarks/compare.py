@@ -24,35 +24,13 @@ from typing import Any
 
 from contenders import CONTENDERS, Contender, interrupts_ignored
 from machine import available_memory, describe_machine
-from measure import LARGE, Cell, measure
+from measure import Cell, measure
+from plan import FEW_SAMPLES, GOALS, SAMPLES, SIZES, Step, make_plan
 from plot import can_plot, plot
 from screen import Progress, duration, show_table, size_name
-from workloads import TINY_TASKS, WORKLOADS
+from workloads import TINY_TASKS, WORKLOADS, Workload
 
-SIZES = "1KB,10KB,100KB,1MB,10MB,100MB,1GB"
-QUICK_SIZES = "1KB,100KB,10MB"
-
-# From here on, each call takes seconds.
-HUGE = 1_000_000_000
-HUGE_ROUNDS = 3
-
-# The standard library's pool holds an argument five times over, and a result comes back.
-MEMORY_FOLD = 8
-
-DISTRIBUTIONS = ("proxyexec", "wrapt", "numpy", "proxystore", "joblib", "loky", "ray")
-
-# How many times faster than the raw pool proxyexec is meant to be, at least.
-GOALS = {
-    **{("argument", size): 5.0 for size in (10_000_000, 100_000_000)},
-    **{("result", size): 4.0 for size in (10_000_000, 100_000_000)},
-    **{("roundtrip", size): 3.5 for size in (10_000_000, 100_000_000)},
-    **{
-        (workload, size): 0.9
-        for workload in ("argument", "result", "roundtrip")
-        for size in (1_000, 100_000)
-    },
-    ("tiny", 0): 0.85,
-}
+DISTRIBUTIONS = ("proxyexec", "wrapt", "numpy", "pandas", "proxystore", "joblib", "loky", "ray")
 
 _UNITS = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 
@@ -60,12 +38,15 @@ _UNITS = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison that the command line asks for; return the exit code."""
     options = _options(arguments)
-    sizes = _sizes_that_fit(options.sizes)
-    plan = [
-        (workload, size)
-        for workload in options.workloads
-        for size in (sizes if workload != "tiny" else [0])
-    ]
+    plan, left_out = make_plan(
+        options.workloads,
+        options.sizes,
+        options.repeat,
+        available_memory(),
+        quick=options.quick,
+    )
+    for reason in left_out:
+        print(reason, file=sys.stderr)
     if not plan:
         print("nothing to do: no size fits into the memory that is available", file=sys.stderr)
         return 1
@@ -76,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Whoever stops this with a signal gets the same tidy end as with Ctrl-C.
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        with _started(options.contenders, options.workers, max(size for _, size in plan)) as ready:
-            _run(ready, plan, options.repeat, cells)
+        with _started(options.contenders, options.workers, plan) as ready:
+            _run(ready, plan, cells)
     except KeyboardInterrupt:
         print("interrupted; this is what there is", file=sys.stderr)
         interrupted = True
@@ -91,8 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _started(names: Sequence[str], workers: int, largest: int) -> Iterator[list[Contender]]:
+def _started(names: Sequence[str], workers: int, plan: Sequence[Step]) -> Iterator[list[Contender]]:
     """Start and warm up contenders; stop them at the end, whatever happens."""
+    largest = max(step.size for step in plan)
+    modules = sorted({one.workload.requires for one in plan if one.workload.requires is not None})
     with ExitStack() as stack:
         ready = []
         # In the registry's order, where those who fork come first.
@@ -102,7 +85,7 @@ def _started(names: Sequence[str], workers: int, largest: int) -> Iterator[list[
                 with interrupts_ignored():
                     contender = CONTENDERS[name](workers, largest)
                     stack.callback(contender.close)
-                    contender.warm_up()
+                    contender.warm_up(modules)
             except Exception as error:  # noqa: BLE001 - the others can be compared without it
                 print(f"{name} does not start: {type(error).__name__}: {error}", file=sys.stderr)
             else:
@@ -110,29 +93,19 @@ def _started(names: Sequence[str], workers: int, largest: int) -> Iterator[list[
         yield ready
 
 
-def _run(
-    contenders: Sequence[Contender],
-    plan: Sequence[tuple[str, int]],
-    repeat: int,
-    cells: list[Cell],
-) -> None:
-    rounds = [_rounds(size, repeat) for _, size in plan]
-    steps = sum(number + 1 for number in rounds) * len(contenders)
-    with Progress(steps) as progress:
-        for (workload, size), number in zip(plan, rounds, strict=True):
-            title = WORKLOADS[workload].title + (f", {size_name(size)}" if size else "")
+def _run(contenders: Sequence[Contender], plan: Sequence[Step], cells: list[Cell]) -> None:
+    # Each takes part in one round more than is kept.
+    samples = sum(step.samples + 1 for step in plan) * len(contenders)
+    with Progress(samples) as progress:
+        for step in plan:
             measure(
                 contenders,
-                WORKLOADS[workload],
-                size,
-                number,
-                lambda _, title=title: progress.step(title),
+                step.workload,
+                step.size,
+                step.samples,
+                lambda _, title=step.title: progress.step(title),
                 cells,
             )
-
-
-def _rounds(size: int, repeat: int) -> int:
-    return min(repeat, HUGE_ROUNDS) if size >= HUGE else repeat
 
 
 def _show(cells: Sequence[Cell]) -> None:
@@ -144,7 +117,7 @@ def _show(cells: Sequence[Cell]) -> None:
         raw = {one.size: one.median for one in mine if one.contender == "raw" and one.seconds}
         rows = [_row(cell, raw.get(cell.size), rate=rate) for cell in mine]
         show_table(
-            f"{workload.title}: " + ("throughput" if rate else "time of a call"),
+            f"{workload.title}: {_what_is_timed(workload)}",
             ["tasks" if rate else "size", "contender", "median", "quartiles", "x raw", "goal"],
             rows,
             notes=[
@@ -154,6 +127,12 @@ def _show(cells: Sequence[Cell]) -> None:
             ],
             group_by_first=True,
         )
+
+
+def _what_is_timed(workload: Workload) -> str:
+    if workload.name == "tiny":
+        return "throughput"
+    return "time of all tasks" if workload.tasks > 1 else "time of a call"
 
 
 def _row(cell: Cell, raw: float | None, *, rate: bool) -> list[str]:
@@ -214,21 +193,6 @@ def _describe(machine: dict[str, Any], workers: int) -> str:
     )
 
 
-def _sizes_that_fit(sizes: Sequence[int]) -> list[int]:
-    available = available_memory()
-    fitting = []
-    for size in sizes:
-        if available is not None and size >= LARGE and MEMORY_FOLD * size > available:
-            print(
-                f"{size_name(size)} is left out: it takes {size_name(MEMORY_FOLD * size)} of "
-                f"memory, and {size_name(available)} are available",
-                file=sys.stderr,
-            )
-        else:
-            fitting.append(size)
-    return fitting
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     installed = [name for name, kind in CONTENDERS.items() if kind.is_installed()]
     parser = argparse.ArgumentParser(
@@ -236,14 +200,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: compare.py --workloads argument,tiny --sizes 1KB,100MB --json out.json",
     )
     parser.add_argument(
-        "--sizes", type=_sizes, metavar="LIST", help=f"of the arrays (default: {SIZES})"
+        "--sizes",
+        type=_sizes,
+        metavar="LIST",
+        help=f"of the data of a task (default: {', '.join(map(size_name, SIZES))})",
     )
     parser.add_argument(
         "--workloads",
         type=_names("workload", list(WORKLOADS)),
-        default=list(WORKLOADS),
         metavar="LIST",
-        help=f"of {','.join(WORKLOADS)} (default: all)",
+        help=f"of {', '.join(WORKLOADS)} (default: all that can be run)",
     )
     parser.add_argument(
         "--contenders",
@@ -255,29 +221,39 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--repeat",
         type=_positive,
         metavar="N",
-        help=f"samples of each (default: 11; at most {HUGE_ROUNDS} from 1 GB on)",
+        help=f"samples of each (default: {SAMPLES}; at most {FEW_SAMPLES} where a call moves 1 GB)",
     )
     parser.add_argument(
         "--workers", type=_positive, default=2, metavar="N", help="processes (default: 2)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help=f"sizes {QUICK_SIZES}, 5 samples: about a minute"
+        "--quick", action="store_true", help="fewer sizes and samples: about two minutes"
     )
     parser.add_argument("--json", metavar="FILE", help="write all samples there")
     parser.add_argument("--plot", metavar="FILE", help="draw a picture (PNG, SVG or PDF)")
     options = parser.parse_args(arguments)
-    options.sizes = options.sizes or _sizes(QUICK_SIZES if options.quick else SIZES)
-    options.repeat = options.repeat or (5 if options.quick else 11)
+    if options.workloads is None:
+        options.workloads = _possible_workloads()
+    if options.contenders is None:
+        options.contenders = list(installed)
     _check(parser, options, installed)
     return options
+
+
+def _possible_workloads() -> list[str]:
+    for workload in WORKLOADS.values():
+        if not workload.is_possible():
+            reason = f"{workload.requires} is not installed"
+            print(f"{workload.name} is left out: {reason}", file=sys.stderr)
+    return [name for name, workload in WORKLOADS.items() if workload.is_possible()]
 
 
 def _check(
     parser: argparse.ArgumentParser, options: argparse.Namespace, installed: Sequence[str]
 ) -> None:
-    if options.contenders is None:
-        options.contenders = list(installed)
     missing = [name for name in options.contenders if name not in installed]
+    workloads = [WORKLOADS[name] for name in options.workloads]
+    missing += [str(one.requires) for one in workloads if not one.is_possible()]
     if missing:
         parser.error(f"not installed: {', '.join(missing)}")
     if options.plot is not None and not can_plot():

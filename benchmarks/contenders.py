@@ -14,6 +14,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +64,23 @@ class Contender(ABC):
     ) -> list[Any]:
         """Hand all calls over one by one, then wait for all results."""
 
+    def broadcast(self, function: Callable[..., Any], array: Any, *, tasks: int) -> list[Any]:
+        """Hand over one task after another with the same argument, then wait for all results."""
+        return self.call_many(function, [(array,)] * tasks)
+
+    def map_partial(
+        self, function: Callable[..., Any], fixed: Any, items: Sequence[Any]
+    ) -> list[Any]:
+        """Run a function on each item, the first argument always being the same."""
+        return self.call_many(partial(function, fixed), [(item,) for item in items])
+
+    def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
+        """Run a function on what it returned before, and so on; return the last result."""
+        value = first
+        for _ in range(stages):
+            value = self.call(function, value)
+        return value
+
     @abstractmethod
     def close(self) -> None:
         """Stop the workers, and remove everything."""
@@ -71,11 +89,11 @@ class Contender(ABC):
         """Return what a result is underneath, for checks outside of the time."""
         return result
 
-    def warm_up(self) -> None:
-        """Have every worker run a task."""
+    def warm_up(self, modules: Sequence[str]) -> None:
+        """Have every worker run a task, and import modules."""
         seen: set[int] = set()
         for _ in range(_WARM_ROUNDS):
-            seen.update(self.call_many(pause, [(_WARM_SECONDS,)] * self.workers))
+            seen.update(self.call_many(pause, [(_WARM_SECONDS, modules)] * self.workers))
             if len(seen) >= self.workers:
                 return
 
@@ -94,7 +112,7 @@ class Direct(Contender):
     ) -> list[Any]:
         return [function(*arguments) for arguments in calls]
 
-    def warm_up(self) -> None:
+    def warm_up(self, modules: Sequence[str]) -> None:
         """There is nothing to start."""
 
     def close(self) -> None:
@@ -114,7 +132,18 @@ class _Executor(Contender):
     ) -> list[Any]:
         submit = self.executor.submit
         futures = [submit(function, *arguments) for arguments in calls]
-        return [future.result() for future in futures]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            # Nobody wants the others any more, and whoever shuts down would wait for them.
+            for future in futures:
+                future.cancel()
+            raise
+
+    def map_partial(
+        self, function: Callable[..., Any], fixed: Any, items: Sequence[Any]
+    ) -> list[Any]:
+        return list(self.executor.map(partial(function, fixed), items))
 
     def close(self) -> None:
         self.executor.shutdown(wait=True, cancel_futures=True)
@@ -141,12 +170,20 @@ class ProxyExec(_Executor):
         super().__init__(workers, largest)
         self.executor = proxyexec.ProcessPoolExecutor(workers)
 
+    def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
+        future = self.executor.submit(function, first)
+        for _ in range(stages - 1):
+            # A future stands for its result: what is between the stages never comes here.
+            future = self.executor.submit(function, future)
+        return future.result()
+
 
 class ProxyStore(_Executor):
     """ProxyStore's executor over the standard library's pool, owned results, files in memory.
 
-    Arrays are proxied whatever their size, nothing else is. Its cache of resolved objects is
-    off: no call here could use it, and it would keep gigabytes.
+    Arrays are proxied whatever their size, nothing else is; arrays in containers are not seen.
+    Its cache of resolved objects is off, as it would keep gigabytes, except for a model: this is
+    what it is for.
     """
 
     name = "proxystore"
@@ -155,26 +192,53 @@ class ProxyStore(_Executor):
 
     def __init__(self, workers: int, largest: int) -> None:
         super().__init__(workers, largest)
-        executor = import_module("proxystore.store.executor")
-        connector = import_module("proxystore.connectors.file").FileConnector
         self._extract = import_module("proxystore.proxy").extract
         self._proxy = import_module("proxystore.proxy").Proxy
+        self._key_of = import_module("proxystore.store.utils").get_key
+        self._into_owned = import_module("proxystore.store.ref").into_owned
         self._directory = _directory_in_memory("proxystore")
-        store = import_module("proxystore.store").Store(
-            Path(self._directory).name, connector(self._directory), cache_size=0
+        name = Path(self._directory).name
+        self._store = self._new_store(name, cache_size=0)
+        self._models = self._new_store(f"{name}-models", cache_size=1)
+        pool = concurrent.futures.ProcessPoolExecutor(workers)
+        self.executor = self._over(pool, ownership=True)
+        self._passing_on = self._over(pool, ownership=False)
+
+    def _new_store(self, name: str, *, cache_size: int) -> Any:
+        store = import_module("proxystore.store").Store
+        connector = import_module("proxystore.connectors.file").FileConnector
+        return store(name, connector(self._directory), cache_size=cache_size)
+
+    def _over(self, pool: Any, *, ownership: bool) -> Any:
+        library = import_module("proxystore.store.executor")
+        return library.StoreExecutor(
+            pool, self._store, library.ProxyType(np.ndarray), ownership=ownership
         )
-        self.executor = executor.StoreExecutor(
-            concurrent.futures.ProcessPoolExecutor(workers),
-            store=store,
-            should_proxy=executor.ProxyType(np.ndarray),
-        )
+
+    def map_partial(
+        self, function: Callable[..., Any], fixed: Any, items: Sequence[Any]
+    ) -> list[Any]:
+        # Its executor does not look into a partial, and never forgets a function it was given.
+        model = self._models.proxy(fixed, populate_target=False)
+        try:
+            return super().map_partial(function, model, items)
+        finally:
+            self._models.evict(self._key_of(model))
+
+    def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
+        # An owned result would be fetched and stored once more on its way to the next stage.
+        result = self._passing_on.submit(function, first).result()
+        for _ in range(stages - 1):
+            former, result = result, self._passing_on.submit(function, result).result()
+            self._store.evict(self._key_of(former))
+        return self._into_owned(result)
 
     def plain(self, result: Any) -> Any:
         return self._extract(result) if isinstance(result, self._proxy) else result
 
     def close(self) -> None:
-        # Its shutdown() takes no other argument.
-        self.executor.shutdown(wait=True)
+        super().close()
+        self._models.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
@@ -196,10 +260,13 @@ class Loky(_Executor):
 
 
 class Joblib(Contender):
-    """Joblib over loky: arguments of 1 MB and more are mapped from files in shared memory."""
+    """Joblib over loky: arguments of more than 1 MB are mapped from files in shared memory.
+
+    They are removed after each call. Within a ``with`` block they would stay until its end.
+    """
 
     name = "joblib"
-    about = "joblib.Parallel, loky backend, arguments memory-mapped in shared memory from 1 MB"
+    about = "joblib.Parallel, loky backend, arguments above 1 MB memory-mapped in shared memory"
     requires = "joblib"
 
     def __init__(self, workers: int, largest: int) -> None:
@@ -225,6 +292,10 @@ class Joblib(Contender):
     ) -> list[Any]:
         delayed = self._delayed(function)
         return list(self._parallel([delayed(*arguments) for arguments in calls]))
+
+    def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
+        with self._parallel:
+            return super().chain(function, first, stages=stages)
 
     def close(self) -> None:
         import_module("joblib.externals.loky").get_reusable_executor(reuse=True).shutdown()
@@ -267,6 +338,22 @@ class Ray(Contender):
         self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
         return list(self._ray.get([self._submit(function, arguments) for arguments in calls]))
+
+    def broadcast(self, function: Callable[..., Any], array: Any, *, tasks: int) -> list[Any]:
+        # Given the array itself, it would store that for each task.
+        return super().broadcast(function, self._ray.put(array), tasks=tasks)
+
+    def map_partial(
+        self, function: Callable[..., Any], fixed: Any, items: Sequence[Any]
+    ) -> list[Any]:
+        model = self._ray.put(fixed)
+        return self.call_many(function, [(model, item) for item in items])
+
+    def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
+        result = self._submit(function, (first,))
+        for _ in range(stages - 1):
+            result = self._submit(function, (result,))
+        return self._ray.get(result)
 
     def close(self) -> None:
         self._ray.shutdown()

@@ -34,6 +34,9 @@ LARGE = 10_000_000
 # them. Each call would pay for that or not by chance, so this many times the size is taken first.
 _TOUCHED = 3
 
+# Several tasks may have theirs in memory at once.
+_TOUCHED_BY_SEVERAL = 7
+
 
 class WrongResultError(Exception):
     """A contender returned something else than the function does."""
@@ -88,7 +91,7 @@ def measure(
     Args:
         contenders: started and warm.
         workload: what is called.
-        size: bytes of the array.
+        size: bytes of the data.
         rounds: samples of each contender.
         step: told of every sample.
         cells: where each contender's cell is added, before it is filled: an interrupted run
@@ -121,7 +124,7 @@ def _calls_per_sample(workload: Workload, size: int) -> int:
         return TINY_TASKS
     if size >= LARGE:
         return 1
-    return 50 if size < 1_000_000 else 10
+    return max(1, (50 if size < 1_000_000 else 10) // workload.tasks)
 
 
 def _sample(
@@ -129,7 +132,7 @@ def _sample(
 ) -> tuple[float, float]:
     jobs = [workload.job(size, serial) for serial, _ in zip(serials, range(calls), strict=False)]
     if size >= LARGE:
-        _touch_free_memory(_TOUCHED * size)
+        _touch_free_memory((_TOUCHED if workload.tasks == 1 else _TOUCHED_BY_SEVERAL) * size)
     gc.collect()
     run = _many if workload.name == "tiny" else _in_a_row
     elapsed, received, last = run(contender, workload, jobs)
@@ -149,7 +152,7 @@ def _in_a_row(
     result = None
     start = time.perf_counter()
     for job in jobs:
-        result = contender.call(job.function, *job.arguments)
+        result = workload.run(contender, job)
         received.append(workload.receive(result))
     return time.perf_counter() - start, received, [result]
 
