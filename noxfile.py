@@ -38,6 +38,34 @@ def tests_core(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_long(session: nox.Session) -> None:
+    """Run the long form of the tests that have one: every value in every setting, long programs."""
+    install(session, "test", extras="[redis]")
+    session.install("pyarrow", "scipy")
+    modules = session.posargs or ["tests/test_differential.py", "tests/test_machine.py"]
+    session.run("pytest", *modules, env={"PROXYEXEC_LONG": "1"})
+
+
+@nox.session(python=["3.12", "3.13"])
+def stdlib(session: nox.Session) -> None:
+    """Run CPython's own tests of its pools on ours, in some 10 minutes; -- --help says more.
+
+    With ``nox -s stdlib-3.13 -- --config dropin -k Spawn test_shutdown``, a part of them.
+    """
+    # The tests run here, so that their workers and scripts find what they import.
+    session.install("-e", ".")
+    # 77: the interpreter came without its tests, as some do; the program says so.
+    session.run("python", "-m", "tests.stdlib.run", *session.posargs, success_codes=[0, 77])
+
+
+@nox.session
+def users(session: nox.Session) -> None:
+    """Run the tests of projects that use pools with ours in place of the standard library's."""
+    install(session, "users")
+    session.run("python", "-m", "tests.users.run", *session.posargs)
+
+
+@nox.session
 def connectors(session: nox.Session) -> None:
     """Import every connector with only connectors/ on the path: they never need proxyexec."""
     session.install("redis>=5.1", "hiredis>=3.0", "typing-extensions")

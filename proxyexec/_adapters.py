@@ -21,6 +21,8 @@ class Base(NamedTuple):
     """Whether tasks leave this process (or interpreter), so that they have to be pickled."""
     main: Literal["reference", "value"]
     """How functions of ``__main__`` reach the workers."""
+    like_pools: bool = False
+    """Whether it pickles as the pools of multiprocessing do."""
 
 
 def adapt(executor: Any) -> Base:
@@ -39,7 +41,7 @@ def adapt(executor: Any) -> Base:
         crosses = name_of(type(executor)).endswith("InterpreterPoolExecutor")
         return Base(executor, crosses, "value" if crosses else "reference")
     if isinstance(executor, ProcessPoolExecutor):
-        return Base(executor, crosses=True, main=_main_in_workers(executor))
+        return Base(executor, crosses=True, main=_main_in_workers(executor), like_pools=True)
     return Base(executor, crosses=True, main="value")
 
 

@@ -29,6 +29,7 @@ from proxyexec._task import (
     chunk_key,
     part_key,
 )
+from proxyexec.errors import ArrivalError
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
@@ -134,7 +135,8 @@ class Tasks:
             if self._in_flight or self._finished:
                 return
             self._finished = True
-        self.store.evict_soon(self.doubtful)
+        if self.doubtful:
+            self.store.evict_soon(self.doubtful)
         self.store.leave(close=self._close_store and self.ownership)
 
 
@@ -246,7 +248,7 @@ class Call:
             opened: tuple[Any, BaseException | None]
             try:
                 opened = self._open(outcome, self.key), None
-            except Exception as error:  # noqa: BLE001 - raised below, each time
+            except BaseException as error:  # noqa: BLE001 - raised below, each time
                 opened = None, error
             # The future's callback and its readers may all be here; there is one result.
             with self._tasks.lock:
@@ -263,7 +265,7 @@ class Call:
         if error is not None:
             keys = self._keys()
             self._context.store.evict_soon(keys)
-            if isinstance(error, BrokenExecutor):
+            if isinstance(error, BrokenExecutor) and not isinstance(error, ArrivalError):
                 self._tasks.doubtful.extend(keys)
         held, self._held = self._held, None
         if held is not None:
@@ -291,7 +293,7 @@ class Call:
         if type(outcome) is Inline:
             leases = self._leases_on(outcome.embedded, key)
             try:
-                return self._context.load(outcome)  # proxies in it join the leases
+                return self._context.unpack(outcome, "the result")  # proxies in it join the leases
             finally:
                 del leases
         if type(outcome) is not Stored:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
@@ -125,8 +125,11 @@ class StoreExecutor(Executor):
         takes_parts = isinstance(serializer, PickleSerializer)
         if nested and not takes_parts:
             raise TypeError(f"nested=True needs a PickleSerializer in the store: {serializer!r}")
-        if base.main == "value" and type(serializer) is PickleSerializer:
-            serializer = PickleSerializer(main="value")
+        if type(serializer) is PickleSerializer:
+            serializer = PickleSerializer(
+                main="value" if base.main == "value" else serializer.main,
+                like_pools=base.like_pools or serializer.like_pools,
+            )
         rules = PartRules(policy if takes_parts else ProxyNever())
         self._context = Context(self._store, policy, serializer, lazy, nested, rules, os.getpid())
         self._blob = blob_of(self._context) if base.crosses else b""
@@ -140,7 +143,25 @@ class StoreExecutor(Executor):
         """Where this executor keeps objects."""
         return self._store
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+    # Type checkers look at arguments as they do for the standard library, and let futures stand for
+    # the first or second of them.
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]: ...
+    @overload  # mypy is mistaken: tests/typing_api.py matches these two
+    def submit(  # type: ignore[overload-cannot-match]
+        self, fn: Callable[..., R], first: TaskFuture[Any], /, *args: Any, **kwargs: Any
+    ) -> TaskFuture[R]: ...
+    @overload
+    def submit(  # type: ignore[overload-cannot-match]
+        self,
+        fn: Callable[..., R],
+        first: Any,
+        second: TaskFuture[Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> TaskFuture[R]: ...
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskFuture[R]:
         """Schedule ``fn(*args, **kwargs)`` and return its future.
 
         An argument that is a :class:`TaskFuture` is replaced by its result. Until that is there,
@@ -191,14 +212,14 @@ class StoreExecutor(Executor):
             chunksize = 1
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        submit = self._submit_item if chunksize == 1 else self._submit_chunk
         function: Any = fn
         if self._crosses and not self._context.travels_by_name(fn):
             function = MappedFunction(fn, self._tasks, self._context, self._crosses)
-        submit_one = functools.partial(submit, function)
         if chunksize == 1:
-            return results(submit_one, iterables, timeout, buffersize)
-        return chunked_results(submit_one, iterables, timeout, buffersize, chunksize)
+            submit = functools.partial(self._submit_item, function)
+            return results(submit, iterables, timeout, buffersize)
+        submit_chunk = functools.partial(self._submit_chunk, function)
+        return chunked_results(submit_chunk, iterables, timeout, buffersize, chunksize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the base executor down, as :meth:`concurrent.futures.Executor.shutdown` does.
@@ -207,6 +228,9 @@ class StoreExecutor(Executor):
         ``cancel_futures``. The store is closed (if it is to be) when the last task has ended and
         the last result is gone: results can be read after this.
         """
+        if not self._store.is_owner:  # in a forked child, to which nothing of this belongs
+            self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
+            return
         self._tasks.no_more()
         if cancel_futures:
             self._tasks.cancel_waiting()

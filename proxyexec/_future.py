@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from proxyexec._proxy import Kept
+from proxyexec.errors import ArrivalError, DeserializationError
 
 if TYPE_CHECKING:
     from proxyexec._ownership import Lease
@@ -138,9 +139,13 @@ class Deferred:
         """Return the object, the same one each time, or raise what fetching it raised."""
         store = self._store
         if store is not None:
-            value, error = None, None
+            value: Any = None
+            error: Exception | None = None
             try:
                 value = store.get(self._reference)
+            except DeserializationError as raised:
+                error = ArrivalError("the result", raised.reason)
+                error.__cause__ = raised
             except Exception as raised:  # noqa: BLE001 - it is raised below, each time
                 error = raised
             self._settle(value, error)
@@ -213,7 +218,7 @@ def _end(future: Any) -> None:
     elif error is None:
         try:
             future._result = call.open(future._result)
-        except Exception as raised:  # noqa: BLE001 - raised again by result()
+        except BaseException as raised:  # noqa: BLE001 - raised again by result()
             error = raised
     call.end(error)
     del future, error  # an error's traceback may refer to this frame

@@ -61,9 +61,17 @@ class _Forget:
     key: str
 
 
+@dataclass(frozen=True)
+class _CloseWhenNone:
+    """What to call once no lease is left."""
+
+    close: Callable[[], None]
+
+
 # To the evicting thread: the key of a lease that was released, or of one that was forgotten,
-# keys to evict whoever holds them, an event to set when all this is done, or None to end.
-_Message: TypeAlias = "str | _Forget | tuple[str, ...] | threading.Event | None"
+# keys to evict whoever holds them, what to call once no lease is left, an event to set when all
+# this is done, or None to end.
+_Message: TypeAlias = "str | _Forget | tuple[str, ...] | _CloseWhenNone | threading.Event | None"
 
 
 class Leases:
@@ -120,16 +128,26 @@ class Leases:
             self._counts[key] += 1
         return Lease(self, key, self._home())
 
+    def part_from_companions(self, keys: Iterable[str]) -> None:
+        """Let go of what the objects under ``keys`` refer to: they are evicted by hand."""
+        with self._lock:
+            parted = [self._companions.pop(key) for key in keys if key in self._companions]
+        del parted  # released here, outside the lock
+
     def evict(self, keys: Iterable[str]) -> None:
         """Evict soon what nobody holds a lease on (or will: the key of a failed result)."""
         self.start()
         self.post(tuple(keys))
 
     def close_when_none(self, close: Callable[[], None]) -> None:
-        """Call ``close``, from the evicting thread, once no lease is left."""
-        self._when_none = close
+        """Call ``close`` once no lease is left, and what was asked for by now is evicted."""
+        with self._lock:
+            idle = self._thread is None and not self._counts
+        if idle:  # nothing was ever evicted
+            close()
+            return
         self.start()
-        self.post(())
+        self.post(_CloseWhenNone(close))
 
     def start(self) -> None:
         """Start evicting what is released.
@@ -223,6 +241,8 @@ class Leases:
                     self._is_last(message.key)
                 elif isinstance(message, tuple):
                     keys.extend(message)
+                elif isinstance(message, _CloseWhenNone):
+                    self._when_none = message.close
             events.extend(one for one in messages if isinstance(one, threading.Event))
         stop = messages[-1] is None
         more = bool(orphaned)

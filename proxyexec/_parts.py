@@ -41,6 +41,8 @@ class PartRules:
 
     def __init__(self, policy: ShouldProxy) -> None:
         self.policy = policy
+        # By type, whether the policy may want a part of it: asked at every object.
+        self._wanted: dict[type, bool] = {}
         # Types of which nothing is taken out, nor looked at; grows as they are met.
         self.overlooked: set[type] = {*_NEVER_TAKEN, types.FunctionType, type}
         self.builtins = not all(map(self.overlooks, _BUILTIN_CONTAINERS))
@@ -57,7 +59,11 @@ class PartRules:
 
     def overlooks(self, kind: type) -> bool:
         """Tell that the policy wants no part of exactly this type."""
-        return isinstance(self.policy, Policy) and self.policy.overlooks(kind)
+        known = self._wanted.get(kind)
+        if known is None:
+            overlooked = isinstance(self.policy, Policy) and self.policy.overlooks(kind)
+            known = self._wanted[kind] = not overlooked
+        return not known
 
 
 class TakenParts(Parts):
@@ -114,7 +120,7 @@ class TakenParts(Parts):
             self.leave(*reference_of(obj))
         elif kind in _BUILTIN_DATA and len(obj) < _SMALLEST_DATA:
             return None
-        elif number not in self._left and (self._only is None or number in self._only):
+        elif number not in self._left and not self._rules.overlooks(kind) and self._may_be(number):
             try:
                 kept = self._kept(obj)
             except Exception as error:
@@ -147,6 +153,9 @@ class TakenParts(Parts):
             else:
                 self._leave_structure(reduced, of_function=kind is types.FunctionType)
         return reduced
+
+    def _may_be(self, number: int) -> bool:
+        return self._only is None or number in self._only
 
     def _kept(self, obj: Any) -> Kept | None:
         policy = self._rules.policy
@@ -195,6 +204,8 @@ def is_opaque(kind: type) -> bool:
     if kind in _TRANSPARENT or kind in _BY_NAME or issubclass(kind, (Proxy, type, enum.Enum)):
         return False
     root = kind.__module__.partition(".")[0]
+    if root in _OPAQUE:
+        return True
     if root in _WITHOUT_PARTS or (root == "numpy" and kind.__name__ != "MaskedArray"):
         return False
     if kind is types.CodeType or kind in copyreg.dispatch_table:
@@ -263,6 +274,9 @@ _TRANSPARENT = frozenset(
         types.SimpleNamespace,
     }
 )
+
+# Libraries whose objects hand what is inside of them to code in C, however they pickle.
+_OPAQUE = frozenset({"pandas", "polars", "pyarrow", "scipy", "sklearn", "torch", "xarray"})
 
 # Modules whose objects have a way of their own, and nothing large inside.
 _WITHOUT_PARTS = frozenset(

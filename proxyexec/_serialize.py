@@ -15,12 +15,15 @@ The envelope holds a kind, the number of stream frames (several when the pickle 
 
 from __future__ import annotations
 
+import copyreg
+import ctypes
 import io
 import pickle
 import struct
+import sys
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import cloudpickle
 from wrapt import BaseObjectProxy
@@ -44,9 +47,15 @@ _SMALL_BUFFER = 2048
 # How much of a stream frame is searched for mentions of __main__; larger ones are payload.
 _SEARCHED = 1 << 20
 
+# The first protocol of pickle with buffers out of band.
+_OUT_OF_BAND = 5
+
 _ENVELOPE = struct.Struct("<cI")
 _PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY = b"p", b"i", b"b", b"a"
 _RAW: dict[type, bytes] = {bytes: _BYTES, bytearray: _BYTEARRAY}
+
+
+_Reducers: TypeAlias = dict[type, Callable[[Any], Any]]
 
 
 class Serializer(Protocol):
@@ -75,7 +84,7 @@ class Parts(Protocol):
 
     failure: Exception | None
     """What went wrong while something was taken out."""
-    overlooked: AbstractSet[type]
+    overlooked: set[type]
     """Exact types of which nothing is taken out, nor looked at; may grow."""
     builtins: bool
     """Whether objects of pickle's own types may have to be taken out."""
@@ -104,13 +113,19 @@ class PickleSerializer:
         main: how functions and classes of ``__main__`` travel. By ``"reference"`` they are
             looked up in the worker's ``__main__``, as the standard library's pools do; by
             ``"value"`` their code travels, which works where workers have another ``__main__``.
+        like_pools: whether objects arrive as from a pool of :mod:`multiprocessing`, whose reducers
+            are used then (for connections, sockets, …), and where read-only arrays arrive
+            writable (before Python 3.14).
     """
 
-    def __init__(self, main: Literal["reference", "value"] = "reference") -> None:
+    def __init__(
+        self, main: Literal["reference", "value"] = "reference", *, like_pools: bool = False
+    ) -> None:
         self.main = main
+        self.like_pools = like_pools
 
     def __repr__(self) -> str:
-        return f"PickleSerializer(main={self.main!r})"
+        return f"PickleSerializer(main={self.main!r}, like_pools={self.like_pools})"
 
     def dumps(self, obj: Any, parts: Parts | None = None) -> Frames:
         """Return frames for ``obj``; see :class:`Serializer`.
@@ -127,14 +142,15 @@ class PickleSerializer:
         if kind is not None:
             return [_ENVELOPE.pack(kind, 1), obj]
         frames: list[Buffer] | None = None
+        reducers = _reducers_of_pools() if self.like_pools else None
         try:
-            frames = _pickled(_PLAIN, obj, parts)
+            frames = _pickled(_PLAIN, obj, parts, reducers)
         except Exception:  # objects raise what they like from __reduce__
             if parts is not None and parts.failure is not None:
                 raise
         if frames is None or (self.main == "value" and _mentions_main(frames)):
             try:
-                frames = _pickled(_CLOUD, obj, parts)
+                frames = _pickled(_CLOUD, obj, parts, reducers)
             except Exception as error:
                 if parts is not None and parts.failure is not None:
                     raise
@@ -151,9 +167,9 @@ class PickleSerializer:
         """
         try:
             return _load(frames)
-        except ProxyExecError:  # a part is missing, say
+        except (ProxyExecError, KeyboardInterrupt):  # a part is missing, say
             raise
-        except Exception as error:
+        except BaseException as error:  # an object that exits must not end who fetches it
             reason = f"{type(error).__name__}: {error}"
             raise DeserializationError("a stored object", reason) from error
 
@@ -190,15 +206,16 @@ class Candidate:
         Raises:
             SerializationError: it cannot be serialized; the error says what it was.
         """
-        if self._frames is None:
-            try:
-                if self.parts is None:
-                    self._frames = self.serializer.dumps(self.obj)
-                else:  # which only serializers are given that take them
-                    self._frames = self.serializer.dumps(self.obj, self.parts)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-            except SerializationError as error:
-                raise SerializationError(self.what, error.kind, error.reason) from error.__cause__
-        return self._frames
+        if self._frames is not None:
+            return self._frames
+        # Only serializers that take parts out are given any.
+        dumps: Any = self.serializer.dumps
+        try:
+            frames: Frames = dumps(self.obj, *(() if self.parts is None else (self.parts,)))
+        except SerializationError as error:
+            raise SerializationError(self.what, error.kind, error.reason) from error.__cause__
+        self._frames = frames
+        return frames
 
     @property
     def size(self) -> int:
@@ -250,14 +267,17 @@ class _Taking:
         parts = self.parts
         if not self.thoroughly:  # or it has been asked about
             if type(obj) in parts.overlooked:
-                return self.reduce_otherwise(obj)
+                return self.reduce_overlooked(obj)
             taken = parts.take_out(obj)
             if taken is not None:
                 return taken
         return parts.reduce(obj, self.reduce_otherwise(obj), thoroughly=self.thoroughly)
 
-    def reduce_otherwise(self, obj: Any) -> Any:
+    def reduce_overlooked(self, obj: Any) -> Any:
         return NotImplemented
+
+    def reduce_otherwise(self, obj: Any) -> Any:
+        raise NotImplementedError
 
 
 class _TakingBuiltins:
@@ -273,7 +293,9 @@ class _TakingBuiltins:
 
 
 class _TakingPickler(_Taking, pickle.Pickler):
-    pass
+    def reduce_otherwise(self, obj: Any) -> Any:
+        reduce = getattr(self, "dispatch_table", copyreg.dispatch_table).get(type(obj))
+        return NotImplemented if reduce is None else reduce(obj)
 
 
 class _ThoroughPickler(_TakingBuiltins, _TakingPickler):
@@ -281,6 +303,9 @@ class _ThoroughPickler(_TakingBuiltins, _TakingPickler):
 
 
 class _TakingCloudPickler(_Taking, _CloudPickler):
+    def reduce_overlooked(self, obj: Any) -> Any:
+        return _CloudPickler.reducer_override(self, obj)
+
     def reduce_otherwise(self, obj: Any) -> Any:
         reduced = _CloudPickler.reducer_override(self, obj)
         if reduced is NotImplemented and type(obj) in self.dispatch_table:
@@ -311,21 +336,25 @@ class _Unpickler(pickle.Unpickler):
         return self._found[number]
 
 
-def _pickled(picklers: tuple[Any, Any, Any], obj: Any, parts: Parts | None) -> list[Buffer]:
+def _pickled(
+    picklers: tuple[Any, Any, Any], obj: Any, parts: Parts | None, reducers: _Reducers | None
+) -> list[Buffer]:
     plain, taking, thorough = picklers
     if parts is None:
-        return _pickled_by(plain, obj, None)
+        return _pickled_by(plain, obj, None, reducers)
     if parts.builtins:
-        return _pickled_by(thorough, obj, parts)
-    frames = _pickled_by(taking, obj, parts)
+        return _pickled_by(thorough, obj, parts, reducers)
+    frames = _pickled_by(taking, obj, parts, reducers)
     large = parts.large_builtins
     # A large str or bytes is a piece of its own. Only if there is one, everything is looked at.
     if large is not None and any(_is_large(one, large) for one in frames):
-        frames = _pickled_by(thorough, obj, parts)
+        frames = _pickled_by(thorough, obj, parts, reducers)
     return frames
 
 
-def _pickled_by(kind: Any, obj: Any, parts: Parts | None) -> list[Buffer]:
+def _pickled_by(
+    kind: Any, obj: Any, parts: Parts | None, reducers: _Reducers | None
+) -> list[Buffer]:
     stream = _Stream()
     buffers: list[memoryview] = []
 
@@ -337,12 +366,35 @@ def _pickled_by(kind: Any, obj: Any, parts: Parts | None) -> list[Buffer]:
         return False
 
     pickler = kind(stream, 5, buffer_callback=keep_in_band)
+    if reducers is not None:
+        others = kind.dispatch_table if issubclass(kind, _CloudPickler) else {}
+        pickler.dispatch_table = {**others, **reducers}
     if parts is not None:
         pickler.parts = parts
     pickler.dump(obj)
     writable = bytes([not view.readonly for view in buffers])
     letter = _WITH_IDS if issubclass(kind, _TakingBuiltins) else _PICKLE
     return [_ENVELOPE.pack(letter, len(stream)) + writable, *stream, *buffers]
+
+
+def _reducers_of_pools() -> _Reducers:
+    """How the pools of multiprocessing pickle what pickle cannot, or pickles otherwise."""
+    reducers = {**copyreg.dispatch_table, **ForkingPickler._extra_reducers}  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and pickle.DEFAULT_PROTOCOL < _OUT_OF_BAND:
+        reducers[numpy.ndarray] = _reduce_array
+    return reducers
+
+
+def _reduce_array(array: Any) -> Any:
+    """Reduce an array so that it arrives writable, as by earlier protocols than 5."""
+    reduced = array.__reduce_ex__(5)
+    if array.flags.writeable or array.nbytes == 0 or type(reduced[1][0]) is not pickle.PickleBuffer:
+        return reduced
+    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    memory.owner = array  # which is alive for as long as its memory is looked at
+    function, (_, *rest) = reduced[:2]
+    return function, (pickle.PickleBuffer(memory), *rest)
 
 
 def _load(frames: Frames) -> Any:

@@ -261,6 +261,8 @@ class Store:
         """Remove the objects under ``keys`` now."""
         self._check_open()
         self._evictor()(keys)
+        if self._leases is not None:
+            self._leases.part_from_companions(keys)
 
     def evict_soon(self, keys: Sequence[str]) -> None:
         """Remove the objects under ``keys``, without waiting for it."""

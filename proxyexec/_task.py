@@ -38,7 +38,12 @@ from proxyexec._serialize import Candidate, Serializer, frames_size
 from proxyexec._sizes import size_bound
 from proxyexec._store import Store, fetch, is_in_memory, store_at
 from proxyexec._types import find_function
-from proxyexec.errors import ProxyExecError, SerializationError
+from proxyexec.errors import (
+    ArrivalError,
+    DeserializationError,
+    ProxyExecError,
+    SerializationError,
+)
 from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
 
 if TYPE_CHECKING:
@@ -168,20 +173,31 @@ class Context(NamedTuple):
             return _referring(keeper.keep(function, frames, embedded))
         return Packed(Inline(_join(frames)), embedded)
 
-    def unpack(self, travelled: Any) -> Any:
-        """Turn what has travelled into what a function is to get."""
-        kind = type(travelled)
-        if kind is Stored:
-            reference = travelled.reference
-            return make_proxy(reference) if self.lazy else fetch(reference)
-        return self.load(travelled) if kind is Inline else travelled
+    def unpack(self, travelled: Any, what: str) -> Any:
+        """Turn what has travelled into what a function is to get.
+
+        Raises:
+            ArrivalError: it cannot be unpickled; the error says what it was.
+        """
+        try:
+            if type(travelled) is Stored:
+                reference = travelled.reference
+                return make_proxy(reference) if self.lazy else fetch(reference)
+            if type(travelled) is Inline:
+                return self.serializer.loads(split(travelled.blob))
+        except DeserializationError as error:
+            raise ArrivalError(what, error.reason) from error
+        return travelled
 
     def unpack_all(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         """Unpack the arguments of a call. What travelled once is one object here, too."""
+        names = [*range(len(args)), *kwargs]
         objects = {
-            id(one): self.unpack(one) for one in (*args, *kwargs.values()) if type(one) in _SEALED
+            id(one): self.unpack(one, f"argument {name!r}")
+            for name, one in zip(names, (*args, *kwargs.values()), strict=True)
+            if type(one) in _SEALED
         }
         if not objects:
             return args, kwargs
@@ -189,10 +205,6 @@ class Context(NamedTuple):
             [objects.get(id(one), one) for one in args],
             {name: objects.get(id(one), one) for name, one in kwargs.items()},
         )
-
-    def load(self, inline: Inline) -> Any:
-        """Make an object from its serialized form."""
-        return self.serializer.loads(split(inline.blob))
 
     def deliver(self, result: Any, key: str, what: str) -> Any:
         """Make a result ready to travel to the client."""
@@ -306,7 +318,7 @@ class Task:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
-        function = context.unpack(self._travels)
+        function = context.unpack(self._travels, "the function")
         arguments, kwargs = context.unpack_all(args, kwargs)
         result = function(*arguments, **kwargs)
         del arguments, kwargs  # inputs are let go before the result takes its place
@@ -321,7 +333,7 @@ class ChunkTask(Task):
 
     def __call__(self, /, *chunk: tuple[Any, ...]) -> ChunkOutcome:
         context = self._context or context_from(self._blob)
-        function = context.unpack(self._travels)
+        function = context.unpack(self._travels, "the function")
         return ChunkOutcome(
             context.deliver(
                 function(*context.unpack_all(arguments, {})[0]),

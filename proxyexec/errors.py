@@ -6,6 +6,7 @@
     ├── ConnectorError ...        see proxyexec_connectors.errors
     ├── SerializationError        (pickle.PicklingError, TypeError)  cannot be sent
     ├── DeserializationError      (pickle.UnpicklingError)           cannot be made again
+    │   └── ArrivalError          (BrokenProcessPool)                … where it arrives
     ├── PolicyError               (RuntimeError)                     should_proxy raised
     ├── StoreClosedError          (ValueError)                       used after close()
     ├── ObjectMissingError        (LookupError)                      evicted, or never stored
@@ -18,6 +19,7 @@ data reaches the caller through the call's future.
 from __future__ import annotations
 
 import pickle
+from concurrent.futures.process import BrokenProcessPool
 
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
@@ -33,6 +35,7 @@ from proxyexec_connectors.errors import (
 )
 
 __all__ = [
+    "ArrivalError",
     "ConnectorClosedError",
     "ConnectorError",
     "ConnectorFullError",
@@ -66,6 +69,13 @@ class DeserializationError(ProxyExecError, pickle.UnpicklingError):
     def __init__(self, what: str, reason: str) -> None:
         self.what, self.reason = what, reason
         super().__init__(f"{what} cannot be unpickled: {reason}")
+
+
+class ArrivalError(DeserializationError, BrokenProcessPool):
+    """What a task was given, or its result, cannot be unpickled where it arrives.
+
+    The standard library's pool breaks of it, hence the type. Here only this task fails.
+    """
 
 
 class PolicyError(ProxyExecError, RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 from proxyexec import extract, is_proxy, is_resolved
@@ -85,6 +86,15 @@ def _refuse():
     raise RuntimeError("not to be made here")
 
 
+class ExitsOnArrival:
+    def __reduce__(self):
+        return sys.exit, (1,)
+
+
+def return_exiting():
+    return ExitsOnArrival()
+
+
 def return_unpicklable():
     return Unpicklable()
 
@@ -155,3 +165,7 @@ class Carrier:
 
 def carried(data, x):
     return is_proxy(data), len(data) + x
+
+
+def with_data(function, size):
+    return [function(), *map(str, range(size // 5))]

@@ -15,7 +15,16 @@ import threading
 import pytest
 
 import proxyexec
-from proxyexec import ProxyAlways, ProxyType, Store, StoreExecutor, clone, disown, own
+from proxyexec import (
+    ProxyAlways,
+    ProxyType,
+    Store,
+    StoreExecutor,
+    clone,
+    disown,
+    own,
+    reference_of,
+)
 from proxyexec.errors import ObjectMissingError, StoreClosedError
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
@@ -490,3 +499,47 @@ def test_who_waits_for_evictions_waits_for_what_the_evicted_referred_to():
         assert done.wait(60)
         assert store.usage() == (0, 0)
         assert not any(late)
+
+
+def test_a_store_is_closed_after_what_was_to_be_evicted_before(caplog):
+    """The thread may be at an earlier batch when it is asked to evict, and then to close."""
+    entered, released = threading.Event(), threading.Event()
+
+    class Slow(MemoryConnector):
+        def evict(self, keys):
+            entered.set()
+            assert released.wait(60)
+            super().evict(keys)
+
+    store = Store("slow", Slow())
+    del_soon = store.proxy([1])
+    del del_soon
+    assert entered.wait(60)
+    store.evict_soon(["a key of a worker that died"])
+    store.enter()
+    store.leave(close=True)
+    thread = store._leases._thread
+    released.set()
+    thread.join(60)
+    assert store.closed
+    assert store._leases.failures == 0
+    assert not caplog.records
+
+
+def test_a_store_that_held_nothing_is_closed_at_once():
+    store = Store("idle", MemoryConnector())
+    store.enter()
+    store.leave(close=True)
+    assert store.closed
+    assert store._leases._thread is None
+
+
+def test_evicting_by_hand_lets_go_of_what_the_object_held():
+    with Store("by hand", MemoryConnector()) as store:
+        part = store.proxy([1, 2, 3])
+        whole = store.proxy({"part": part})
+        reference = reference_of(disown(whole))
+        del part, whole
+        assert store.usage().objects == 2
+        store.evict(reference)
+        assert store.usage() == (0, 0)

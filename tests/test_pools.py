@@ -8,11 +8,13 @@ import inspect
 import multiprocessing
 import sys
 import weakref
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
 import proxyexec
 from proxyexec import is_proxy
+from proxyexec.errors import ArrivalError, SerializationError
 from proxyexec.pools import STORED_FROM
 from tests import functions
 
@@ -98,17 +100,39 @@ def test_a_worker_that_dies_breaks_the_pool_and_leaves_nothing():
 
 
 @pytest.mark.parametrize(
-    "function", [functions.return_unpicklable, functions.return_breaking], ids=lambda f: f.__name__
+    ("function", "error"),
+    [
+        (functions.return_unpicklable, SerializationError),
+        (functions.return_breaking, ArrivalError),
+        (functions.return_exiting, ArrivalError),
+    ],
+    ids=["unpicklable", "breaking", "exiting"],
 )
-def test_results_that_cannot_travel_fail_their_future_only(pool, function):
-    assert isinstance(pool.submit(function).exception(), proxyexec.errors.ProxyExecError)
+@pytest.mark.parametrize("stored", [False, True])
+def test_results_that_cannot_travel_fail_their_future_only(pool, function, error, stored):
+    future = pool.submit(functions.with_data, function, 300_000 if stored else 1)
+    assert isinstance(future.exception(), error)
+    with pytest.raises(error):
+        future.result()
+    # As the standard library's pool says, which breaks of it.
+    assert isinstance(future.exception(), BrokenProcessPool) == (error is ArrivalError)
     assert pool.submit(functions.add, 1, 1).result() == 2
 
 
-def test_arguments_that_cannot_travel_fail_their_future_only(pool):
-    for argument in (functions.Unpicklable(), functions.BreaksOnArrival()):
-        error = pool.submit(functions.identity, argument).exception()
-        assert isinstance(error, proxyexec.errors.ProxyExecError)
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (functions.Unpicklable, SerializationError),
+        (functions.BreaksOnArrival, ArrivalError),
+        (functions.ExitsOnArrival, ArrivalError),
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_arguments_that_cannot_travel_fail_their_future_only(pool, kind, error, stored):
+    argument = [kind(), *map(str, range(50_000 if stored else 1))]
+    future = pool.submit(functions.identity, argument)
+    assert isinstance(future.exception(), error)
+    assert "argument 0" in str(future.exception())
     assert pool.submit(functions.add, 1, 1).result() == 2
 
 

@@ -8,7 +8,10 @@ import decimal
 import enum
 import pickle
 import sys
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
+import cloudpickle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,9 +20,10 @@ from proxyexec import PickleSerializer, Store
 from proxyexec._serialize import frames_size
 from proxyexec._task import Inline, _join
 from proxyexec.errors import DeserializationError, SerializationError
-from proxyexec_connectors._layout import pieces, split
+from proxyexec_connectors._layout import flatten, pieces, split
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
+from tests import functions
 from tests.functions import BreaksOnArrival, Unpicklable
 
 atoms = (
@@ -248,3 +252,46 @@ def test_functions_of_main_travel_by_reference_or_by_value(monkeypatch):
     assert PickleSerializer().loads(by_value)(1) == 2
     with pytest.raises(DeserializationError, match="in_main"):
         PickleSerializer().loads(by_reference)
+
+
+@pytest.mark.parametrize("like_pools", [False, True])
+def test_what_pickle_can_do_is_left_to_pickle(monkeypatch, like_pools):
+    """Cloudpickle is several times slower, and hides why pickle fails."""
+
+    def fail(*args, **kwargs):
+        raise AssertionError("cloudpickle was asked")
+
+    monkeypatch.setattr(cloudpickle.Pickler, "dump", fail)
+    serializer = PickleSerializer(like_pools=like_pools)
+    for obj in ([1, "x"], {"a": (1,)}, Path("x"), functions.add, functions.Carrier([1])):
+        assert type(serializer.loads(serializer.dumps(obj))) is type(obj)
+
+
+def test_arrays_arrive_as_from_a_pool():
+    np = pytest.importorskip("numpy")
+    serializer = PickleSerializer(like_pools=True)
+    for size in (1, 10, 100_000):
+        array = np.arange(float(size))
+        array.flags.writeable = False
+        stored = [bytes(flatten(frame)) for frame in serializer.dumps([array])]
+        (arrived,) = serializer.loads(stored)
+        assert np.array_equal(arrived, array)
+        assert arrived.flags.writeable == (pickle.DEFAULT_PROTOCOL < 5)
+        (other,) = PickleSerializer().loads(PickleSerializer().dumps([array]))
+        assert not other.flags.writeable
+        if arrived.flags.writeable:
+            arrived[0] = 5
+        assert array[0] == 0
+
+
+class Registered:
+    pass
+
+
+def test_reducers_of_multiprocessing_are_used(monkeypatch):
+    monkeypatch.setitem(ForkingPickler._extra_reducers, Registered, lambda obj: (str, ("sent",)))
+    assert PickleSerializer(like_pools=True).loads(
+        PickleSerializer(like_pools=True).dumps([Registered()])
+    ) == ["sent"]
+    other = PickleSerializer().loads(PickleSerializer().dumps([Registered()]))
+    assert type(other[0]) is Registered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing_extensions import assert_type
 from proxyexec import (
     Policy,
     ProcessPoolExecutor,
+    Proxy,
     ProxySize,
     ProxyType,
     Reference,
@@ -21,6 +23,7 @@ from proxyexec import (
     clone,
     extract,
     own,
+    reference_of,
 )
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
@@ -37,6 +40,10 @@ def length(text: str) -> int:
     return len(text)
 
 
+def add(one: int, other: int) -> int:
+    return one + other
+
+
 def submits(
     executor: StoreExecutor, pool: ProcessPoolExecutor, threads: ThreadPoolExecutor
 ) -> None:
@@ -44,9 +51,30 @@ def submits(
     assert_type(pool.submit(length, "a").result(), int)
     assert_type(threads.submit(length, "a").exception(), "BaseException | None")
     future: Future[str] = executor.submit(concat, "a", num=1)
-    executor.submit(concat, 5, num=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.submit(concat, "a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.submit(concat, 5, num=1)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    executor.submit(concat, "a")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     del future
+
+
+def chains(executor: StoreExecutor, pool: ProcessPoolExecutor) -> None:
+    text = executor.submit(concat, "a", num=1)
+    assert_type(executor.submit(length, text), TaskFuture[int])
+    assert_type(pool.submit(add, 1, executor.submit(length, text)).result(), int)
+    assert_type(list(pool.map(length, [text])), "list[int]")
+
+
+def pools(pool: ProcessPoolExecutor, threads: ThreadPoolExecutor) -> None:
+    standard: concurrent.futures.ProcessPoolExecutor = pool
+    other: concurrent.futures.ThreadPoolExecutor = threads
+    ours: list[StoreExecutor] = [pool, threads]
+    StoreExecutor(standard, nested=True, dedupe=False, lazy=False, ownership=False)
+    del other, ours
+
+
+def proxies(proxy: Proxy, executor: StoreExecutor) -> None:
+    assert_type(reference_of(proxy), Reference)
+    # What a policy has made a proxy of is, to its users, what it stands for.
+    assert_type(executor.submit(length, "a").result() + 1, int)
 
 
 def maps(executor: StoreExecutor) -> None:
