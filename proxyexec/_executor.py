@@ -177,7 +177,12 @@ class StoreExecutor(Executor):
             return self._start(PassedCall(self._tasks), fn, args, kwargs)
         context = self._context
         # Most calls are small: see at a glance that there is nothing to pack.
-        if not kwargs and all(map(context.passes, args)) and context.travels_by_name(fn):
+        passes = context.passes
+        if (
+            all(map(passes, args))
+            and (not kwargs or all(map(passes, kwargs.values())))
+            and context.travels_by_name(fn)
+        ):
             call = Call(self._tasks, context, self._crosses)
             return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
         return self._submit(Call(self._tasks, context, self._crosses), fn, args, kwargs)

@@ -41,6 +41,7 @@ class PartRules:
 
     def __init__(self, policy: ShouldProxy) -> None:
         self.policy = policy
+        self.smallest = policy.smallest if isinstance(policy, Policy) else 0
         # By type, whether the policy may want a part of it: asked at every object.
         self._wanted: dict[type, bool] = {}
         # Types of which nothing is taken out, nor looked at; grows as they are met.
@@ -48,11 +49,10 @@ class PartRules:
         self.builtins = not all(map(self.overlooks, _BUILTIN_CONTAINERS))
         self.large_builtins: int | None = None
         if not self.builtins and not all(map(self.overlooks, _BUILTIN_DATA)):
-            smallest = policy.smallest if isinstance(policy, Policy) else 0
-            if smallest < _OWN_PIECE:
+            if self.smallest < _OWN_PIECE:
                 self.builtins = True
             else:
-                self.large_builtins = smallest - _HEADER
+                self.large_builtins = self.smallest - _HEADER
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PartRules, (self.policy,)

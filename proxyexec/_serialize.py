@@ -388,6 +388,8 @@ def _reducers_of_pools() -> _Reducers:
 
 def _reduce_array(array: Any) -> Any:
     """Reduce an array so that it arrives writable, as by earlier protocols than 5."""
+    if array.nbytes < _SMALL_BUFFER:
+        return array.__reduce__()  # theirs, which is faster where there is little to copy
     reduced = array.__reduce_ex__(5)
     if array.flags.writeable or array.nbytes == 0 or type(reduced[1][0]) is not pickle.PickleBuffer:
         return reduced

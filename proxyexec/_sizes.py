@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["data_size", "holds_data", "parse_size", "size_bound"]
+__all__ = ["container_bound", "data_size", "holds_data", "parse_size", "size_bound"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])?(i)?b?", re.IGNORECASE)
 
@@ -45,10 +45,37 @@ def size_bound(obj: Any) -> int | None:
     kind = type(obj)
     bound = _BOUNDS.get(kind)
     if bound is None:
-        if kind.__name__ != "ndarray" or kind.__module__ != "numpy":
+        if kind.__module__ != "numpy":
             return None
-        bound = _BOUNDS[kind] = _array_bound
+        bound = _numpy_bound(kind)
+        if bound is None:
+            return None
+        _BOUNDS[kind] = bound
     return bound(obj)
+
+
+def container_bound(obj: Any) -> int | None:
+    """Return an upper bound for the serialized size of a small container of plain objects.
+
+    ``None`` is the answer for all else: larger ones are pickled to know.
+    """
+    return _bound_inside(obj, [_LOOKED_AT]) if type(obj) in _CONTAINERS else None
+
+
+def _bound_inside(container: Any, left: list[int]) -> int | None:
+    kind = type(container)
+    left[0] -= len(container)
+    if left[0] < 0:
+        return None
+    total = 32
+    for item in container if kind is not dict else (*container, *container.values()):
+        bound = size_bound(item)
+        if bound is None:
+            bound = _bound_inside(item, left) if type(item) in _CONTAINERS else None
+            if bound is None:
+                return None
+        total += bound
+    return total
 
 
 def data_size(obj: Any) -> int | None:
@@ -98,10 +125,26 @@ def _nbytes(obj: Any) -> int | None:
     return int(obj.nbytes)
 
 
+def _numpy_bound(kind: type) -> Callable[[Any], int | None] | None:
+    if kind.__name__ == "ndarray":
+        return _array_bound
+    names = {base.__name__ for base in kind.__mro__}
+    return _scalar_bound if names & {"number", "bool", "bool_"} else None
+
+
+def _scalar_bound(scalar: Any) -> int:
+    return int(scalar.nbytes) + 256
+
+
 def _array_bound(array: Any) -> int | None:
     # One letter for each kind of number; others (objects, records, dates) carry more.
     return array.nbytes + 512 if array.dtype.char in "?bhilqpBHILQPefdgFDG" else None
 
+
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+
+# In so many objects at most it is looked for plain ones; more are pickled faster than looked at.
+_LOOKED_AT = 128
 
 # As numpy and pandas name the type of what holds any objects.
 _OBJECT = "object"

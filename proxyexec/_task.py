@@ -35,7 +35,7 @@ from proxyexec._proxy import (
     reference_of,
 )
 from proxyexec._serialize import Candidate, Serializer, frames_size
-from proxyexec._sizes import size_bound
+from proxyexec._sizes import container_bound, size_bound
 from proxyexec._store import Store, fetch, is_in_memory, store_at
 from proxyexec._types import find_function
 from proxyexec.errors import (
@@ -116,8 +116,13 @@ class Context(NamedTuple):
     def passes(self, obj: Any) -> bool:
         """Tell that an object travels as it is, where that is known at a glance."""
         bound = size_bound(obj)
+        if bound is None:
+            # Where nothing as small as the whole is wanted, no part of it is.
+            smallest = self.rules.smallest
+            bound = container_bound(obj) if smallest else None
+            return bound is not None and bound < smallest
         policy = self.policy
-        return bound is not None and isinstance(policy, Policy) and policy.dismisses(obj, bound)
+        return isinstance(policy, Policy) and policy.dismisses(obj, bound)
 
     def pack(self, obj: Any, keeper: Keeper, what: str, *, crossing: bool) -> Packed:
         """Make an object ready to travel.

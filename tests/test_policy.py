@@ -11,20 +11,96 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxyexec import PickleSerializer, ProxyAlways, ProxyNever, ProxySize, ProxyType, StoreExecutor
+from proxyexec import (
+    PickleSerializer,
+    ProxyAlways,
+    ProxyNever,
+    ProxySize,
+    ProxyType,
+    Store,
+    StoreExecutor,
+)
 from proxyexec._serialize import Candidate, frames_size
-from proxyexec._sizes import size_bound
+from proxyexec._sizes import container_bound, size_bound
 from proxyexec.errors import PolicyError
 from proxyexec.policy import is_proxied
+from proxyexec_connectors.memory import MemoryConnector
 from tests import functions
 
 
-@given(
-    st.one_of(
-        st.integers(), st.floats(), st.text(), st.binary(), st.booleans(), st.complex_numbers()
-    ),
-    st.integers(0, 200),
+plain = st.one_of(
+    st.none(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.booleans(),
+    st.complex_numbers(),
 )
+hashable = st.one_of(st.integers(), st.text(), st.booleans())
+containers = st.recursive(
+    plain,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5),
+        st.tuples(inner, inner),
+        st.dictionaries(hashable, inner, max_size=5),
+        st.frozensets(hashable, max_size=5),
+        st.sets(hashable, max_size=5),
+    ),
+    max_leaves=20,
+)
+
+
+@given(containers)
+def test_containers_of_plain_objects_are_not_larger_than_their_bound(value):
+    bound = container_bound(value)
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        assert bound is not None
+        assert frames_size(PickleSerializer().dumps(value)) <= bound
+        assert len(pickle.dumps(value)) <= bound
+    else:
+        assert bound is None
+
+
+def test_what_is_not_plain_or_not_small_has_no_bound():
+    loop = []
+    loop.append(loop)
+    for value in ([object()], {1: object()}, list(range(1000)), [[0] * 100] * 2, loop):
+        assert container_bound(value) is None
+
+
+def test_small_containers_pass_at_a_glance_where_only_large_ones_are_wanted():
+    """They are pickled once, by the base executor."""
+    pickled = []
+
+    class Watching(PickleSerializer):
+        def dumps(self, obj, parts=None):
+            pickled.append(obj)
+            return super().dumps(obj, parts)
+
+    for policy, pickles in ((ProxySize(10_000), 0), (ProxyType(set) & ProxySize(10_000), 0)):
+        with StoreExecutor(
+            concurrent.futures.ThreadPoolExecutor(1),
+            Store("watching", MemoryConnector(), serializer=Watching()),
+            policy,
+            nested=True,
+        ) as executor:
+            small = {"a": [1, 2.5, "text"], "b": (None, b"bytes")}
+            assert executor.submit(functions.identity, small).result() is small
+            assert len(pickled) == pickles
+
+
+def test_small_containers_are_looked_into_where_types_are_wanted():
+    with StoreExecutor(
+        concurrent.futures.ThreadPoolExecutor(1), should_proxy=ProxyType(list), nested=True
+    ) as executor:
+        assert executor.submit(functions.seen, {"a": [1], "b": 2}).result() == {
+            "a": True,
+            "b": False,
+        }
+
+
+@given(plain, st.integers(0, 200))
 def test_size_is_the_exact_serialized_size(value, minimum):
     size = frames_size(PickleSerializer().dumps(value))
     assert ProxySize(minimum)(value) == (size >= minimum)
@@ -40,6 +116,9 @@ def test_size_bounds_of_arrays():
     assert size_bound(np.array([None])) is None
     assert size_bound(np.zeros(3, dtype=[("a", "i4")])) is None
     assert size_bound([1]) is None
+    for kind in (np.float64, np.int8, np.bool_, np.complex128, np.longdouble):
+        assert frames_size(PickleSerializer().dumps(kind(1))) <= size_bound(kind(1))
+    assert size_bound(np.datetime64("2020")) is None
     assert ProxySize("1 MB")(np.zeros(200_000))
     assert not ProxySize("1 MB")(np.zeros(100_000))
 
