@@ -198,14 +198,14 @@ class Context(NamedTuple):
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         """Unpack the arguments of a call. What travelled once is one object here, too."""
+        if _SEALED.isdisjoint(map(type, args)) and _SEALED.isdisjoint(map(type, kwargs.values())):
+            return args, kwargs  # as most are
         names = [*range(len(args)), *kwargs]
         objects = {
             id(one): self.unpack(one, f"argument {name!r}")
             for name, one in zip(names, (*args, *kwargs.values()), strict=True)
             if type(one) in _SEALED
         }
-        if not objects:
-            return args, kwargs
         return (
             [objects.get(id(one), one) for one in args],
             {name: objects.get(id(one), one) for name, one in kwargs.items()},
@@ -323,7 +323,9 @@ class Task:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
-        function = context.unpack(self._travels, "the function")
+        function = self._travels
+        if type(function) in _SEALED:
+            function = context.unpack(function, "the function")
         arguments, kwargs = context.unpack_all(args, kwargs)
         result = function(*arguments, **kwargs)
         del arguments, kwargs  # inputs are let go before the result takes its place
