@@ -44,7 +44,7 @@ nitpick_ignore_regex = [
     # Named without its package in a docstring; it is under proxyexec_connectors.protocol.
     ("py:attr", r"Connector\.address"),
     # What executors give to serializers; not for others to use.
-    ("py:class", r"(proxyexec\._serialize\.)?Parts"),
+    ("py:class", r"(proxyexec\._picklers\.)?Parts"),
     # What a policy is asked about; the page on policies says what it has.
     ("py:class", r"proxyexec\._serialize\.Candidate"),
 ]

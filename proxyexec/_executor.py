@@ -19,14 +19,16 @@ from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
 from proxyexec._adapters import Base, adapt
-from proxyexec._call import Call, ChunkCall, MappedFunction, PassedCall, Tasks, plain
+from proxyexec._call import Call, ChunkCall, MappedFunction, PassedCall, plain
+from proxyexec._context import Context
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import chunked_results, results
 from proxyexec._parts import PartRules
 from proxyexec._proxy import Proxy
 from proxyexec._serialize import PickleSerializer
 from proxyexec._store import Store
-from proxyexec._task import Context, Task, blob_of
+from proxyexec._task import Task, blob_of
+from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
 from proxyexec.policy import ProxyNever, ShouldProxy
 

@@ -22,8 +22,9 @@ from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from proxyexec._picklers import Parts
 from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
-from proxyexec._serialize import Candidate, Parts, Serializer
+from proxyexec._serialize import Candidate, Serializer
 from proxyexec._sizes import data_size
 from proxyexec._types import NEVER_PROXIED
 from proxyexec.errors import SerializationError

@@ -4,8 +4,8 @@ Buffers of arrays and data frames, and whole ``bytes``, become frames of their o
 has copied; when they come back writable, the object is built on them without a copy. What
 pickle cannot do (lambdas, closures, functions of an interactive session) cloudpickle does.
 
-While an object is pickled, *parts* of it can be taken out, to travel by themselves: see
-:class:`Parts`. This module knows no stores and keeps nothing. Frames are::
+While an object is pickled, *parts* of it can be taken out, to travel by themselves. This module
+knows no stores and keeps nothing. Frames are::
 
     envelope, stream, …, buffer, …
 
@@ -15,19 +15,21 @@ The envelope holds a kind, the number of stream frames (several when the pickle 
 
 from __future__ import annotations
 
-import copyreg
-import ctypes
 import io
 import pickle
 import struct
-import sys
-from collections.abc import Callable, Sequence
-from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import cloudpickle
-from wrapt import BaseObjectProxy
-
+from proxyexec._picklers import (
+    CLOUD,
+    PLAIN,
+    Parts,
+    Pickled,
+    Unpickler,
+    pickled_by,
+    reducers_of_pools,
+)
 from proxyexec.errors import (
     DeserializationError,
     ProxyExecError,
@@ -39,23 +41,14 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
     from typing_extensions import Buffer
 
-__all__ = ["Candidate", "Parts", "PickleSerializer", "Serializer", "frames_size"]
+__all__ = ["Candidate", "PickleSerializer", "Serializer", "frames_size"]
 
-# Smaller buffers are copied into the pickle: a frame costs more than it saves.
-_SMALL_BUFFER = 2048
-
-# How much of a stream frame is searched for mentions of __main__; larger ones are payload.
+# How much of a piece is searched for mentions of __main__; larger ones are payload.
 _SEARCHED = 1 << 20
-
-# The first protocol of pickle with buffers out of band.
-_OUT_OF_BAND = 5
 
 _ENVELOPE = struct.Struct("<cI")
 _PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY = b"p", b"i", b"b", b"a"
 _RAW: dict[type, bytes] = {bytes: _BYTES, bytearray: _BYTEARRAY}
-
-
-_Reducers: TypeAlias = dict[type, Callable[[Any], Any]]
 
 
 class Serializer(Protocol):
@@ -67,42 +60,6 @@ class Serializer(Protocol):
 
     def loads(self, frames: Frames) -> Any:
         """Return the object that ``frames`` represent; it may use writable ones as its own."""
-        ...
-
-
-class Parts(Protocol):
-    """What is taken out of an object while it is pickled.
-
-    Pickle asks about most objects that an object contains for free. About those of its own
-    types (``list``, ``dict``, ``str``, …) it asks at a price, five times that of pickling a number,
-    so that is done only if :attr:`builtins` or :attr:`large_builtins` say so.
-    """
-
-    def __bool__(self) -> bool:
-        """Whether anything was taken out."""
-        ...
-
-    failure: Exception | None
-    """What went wrong while something was taken out."""
-    overlooked: set[type]
-    """Exact types of which nothing is taken out, nor looked at; may grow."""
-    builtins: bool
-    """Whether objects of pickle's own types may have to be taken out."""
-    large_builtins: int | None
-    """Whether, of these, only text and bytes of at least so many bytes may have to be."""
-
-    def take_out(self, obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-        """Return a function and arguments that give the object on arrival, if it is taken out."""
-        ...
-
-    def reduce(self, obj: Any, reduced: Any, *, thoroughly: bool) -> Any:
-        """Return what pickle is to make of an object that stays, usually ``reduced``.
-
-        Args:
-            obj: the object.
-            reduced: what cloudpickle makes of it; ``NotImplemented`` if it has no opinion.
-            thoroughly: whether pickle asks about objects of its own types.
-        """
         ...
 
 
@@ -121,7 +78,7 @@ class PickleSerializer:
     def __init__(
         self, main: Literal["reference", "value"] = "reference", *, like_pools: bool = False
     ) -> None:
-        self.main = main
+        self.main: Literal["reference", "value"] = main
         self.like_pools = like_pools
 
     def __repr__(self) -> str:
@@ -141,22 +98,22 @@ class PickleSerializer:
         kind = _RAW.get(type(obj))
         if kind is not None:
             return [_ENVELOPE.pack(kind, 1), obj]
-        frames: list[Buffer] | None = None
-        reducers = _reducers_of_pools() if self.like_pools else None
+        pickled: Pickled | None = None
+        reducers = reducers_of_pools() if self.like_pools else None
         try:
-            frames = _pickled(_PLAIN, obj, parts, reducers)
+            pickled = pickled_by(PLAIN, obj, parts, reducers)
         except Exception:  # objects raise what they like from __reduce__
             if parts is not None and parts.failure is not None:
                 raise
-        if frames is None or (self.main == "value" and _mentions_main(frames)):
+        if pickled is None or (self.main == "value" and _mentions_main(pickled.stream)):
             try:
-                frames = _pickled(_CLOUD, obj, parts, reducers)
+                pickled = pickled_by(CLOUD, obj, parts, reducers)
             except Exception as error:
                 if parts is not None and parts.failure is not None:
                     raise
                 reason = f"{type(error).__name__}: {error}"
                 raise SerializationError("an object", name_of(type(obj)), reason) from error
-        return frames
+        return _frames_of(pickled)
 
     def loads(self, frames: Frames) -> Any:
         """Return the object; see :class:`Serializer`.
@@ -242,161 +199,11 @@ def frames_size(frames: Frames) -> int:
     return sum(_length(frame) for frame in frames)
 
 
-class _Stream(list[bytes]):
-    """What a pickler writes, piece by piece; large ``bytes`` arrive as themselves, uncopied."""
-
-    write = list.append
-
-
-class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    """Cloudpickle takes a proxy of a function for a function; a proxy knows better."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if issubclass(type(obj), BaseObjectProxy):
-            return NotImplemented
-        return super().reducer_override(obj)
-
-
-class _Taking:
-    """Lets a pickler take parts out."""
-
-    parts: Parts
-    thoroughly = False
-
-    def reducer_override(self, obj: Any) -> Any:
-        parts = self.parts
-        if not self.thoroughly:  # or it has been asked about
-            if type(obj) in parts.overlooked:
-                return self.reduce_overlooked(obj)
-            taken = parts.take_out(obj)
-            if taken is not None:
-                return taken
-        return parts.reduce(obj, self.reduce_otherwise(obj), thoroughly=self.thoroughly)
-
-    def reduce_overlooked(self, obj: Any) -> Any:
-        return NotImplemented
-
-    def reduce_otherwise(self, obj: Any) -> Any:
-        raise NotImplementedError
-
-
-class _TakingBuiltins:
-    """Asks about every object, those of pickle's own types included."""
-
-    parts: Parts
-    thoroughly = True
-
-    def persistent_id(self, obj: Any) -> bytes | None:
-        taken = self.parts.take_out(obj)
-        # As bytes, so that pickle does not ask about what is inside of that.
-        return None if taken is None else pickle.dumps((id(obj), *taken), 5)
-
-
-class _TakingPickler(_Taking, pickle.Pickler):
-    def reduce_otherwise(self, obj: Any) -> Any:
-        reduce = getattr(self, "dispatch_table", copyreg.dispatch_table).get(type(obj))
-        return NotImplemented if reduce is None else reduce(obj)
-
-
-class _ThoroughPickler(_TakingBuiltins, _TakingPickler):
-    pass
-
-
-class _TakingCloudPickler(_Taking, _CloudPickler):
-    def reduce_overlooked(self, obj: Any) -> Any:
-        return _CloudPickler.reducer_override(self, obj)
-
-    def reduce_otherwise(self, obj: Any) -> Any:
-        reduced = _CloudPickler.reducer_override(self, obj)
-        if reduced is NotImplemented and type(obj) in self.dispatch_table:
-            reduced = self.dispatch_table[type(obj)](obj)
-        return reduced
-
-
-class _ThoroughCloudPickler(_TakingBuiltins, _TakingCloudPickler):
-    pass
-
-
-# Picklers that take nothing out, that take parts out, and that look at everything for that.
-_PLAIN: tuple[Any, Any, Any] = (pickle.Pickler, _TakingPickler, _ThoroughPickler)
-_CLOUD: tuple[Any, Any, Any] = (_CloudPickler, _TakingCloudPickler, _ThoroughCloudPickler)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds again what was taken out, one object for each."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._found: dict[int, Any] = {}
-
-    def persistent_load(self, pid: bytes) -> Any:
-        number, function, arguments = pickle.loads(pid)
-        if number not in self._found:
-            self._found[number] = function(*arguments)
-        return self._found[number]
-
-
-def _pickled(
-    picklers: tuple[Any, Any, Any], obj: Any, parts: Parts | None, reducers: _Reducers | None
-) -> list[Buffer]:
-    plain, taking, thorough = picklers
-    if parts is None:
-        return _pickled_by(plain, obj, None, reducers)
-    if parts.builtins:
-        return _pickled_by(thorough, obj, parts, reducers)
-    frames = _pickled_by(taking, obj, parts, reducers)
-    large = parts.large_builtins
-    # A large str or bytes is a piece of its own. Only if there is one, everything is looked at.
-    if large is not None and any(_is_large(one, large) for one in frames):
-        frames = _pickled_by(thorough, obj, parts, reducers)
-    return frames
-
-
-def _pickled_by(
-    kind: Any, obj: Any, parts: Parts | None, reducers: _Reducers | None
-) -> list[Buffer]:
-    stream = _Stream()
-    buffers: list[memoryview] = []
-
-    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
-        view = buffer.raw()
-        if view.nbytes < _SMALL_BUFFER:
-            return True
-        buffers.append(view)
-        return False
-
-    pickler = kind(stream, 5, buffer_callback=keep_in_band)
-    if reducers is not None:
-        others = kind.dispatch_table if issubclass(kind, _CloudPickler) else {}
-        pickler.dispatch_table = {**others, **reducers}
-    if parts is not None:
-        pickler.parts = parts
-    pickler.dump(obj)
-    writable = bytes([not view.readonly for view in buffers])
-    letter = _WITH_IDS if issubclass(kind, _TakingBuiltins) else _PICKLE
-    return [_ENVELOPE.pack(letter, len(stream)) + writable, *stream, *buffers]
-
-
-def _reducers_of_pools() -> _Reducers:
-    """How the pools of multiprocessing pickle what pickle cannot, or pickles otherwise."""
-    reducers = {**copyreg.dispatch_table, **ForkingPickler._extra_reducers}  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and pickle.DEFAULT_PROTOCOL < _OUT_OF_BAND:
-        reducers[numpy.ndarray] = _reduce_array
-    return reducers
-
-
-def _reduce_array(array: Any) -> Any:
-    """Reduce an array so that it arrives writable, as by earlier protocols than 5."""
-    if array.nbytes < _SMALL_BUFFER:
-        return array.__reduce__()  # theirs, which is faster where there is little to copy
-    reduced = array.__reduce_ex__(5)
-    if array.flags.writeable or array.nbytes == 0 or type(reduced[1][0]) is not pickle.PickleBuffer:
-        return reduced
-    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-    memory.owner = array  # which is alive for as long as its memory is looked at
-    function, (_, *rest) = reduced[:2]
-    return function, (pickle.PickleBuffer(memory), *rest)
+def _frames_of(pickled: Pickled) -> Frames:
+    kind = _WITH_IDS if pickled.with_ids else _PICKLE
+    writable = bytes([not view.readonly for view in pickled.buffers])
+    envelope = _ENVELOPE.pack(kind, len(pickled.stream)) + writable
+    return [envelope, *pickled.stream, *pickled.buffers]
 
 
 def _load(frames: Frames) -> Any:
@@ -415,7 +222,7 @@ def _load(frames: Frames) -> Any:
     stream = frames[1] if streams == 1 else b"".join(_views(frames[1 : 1 + streams]))
     ready = map(_ready, buffers, writable)
     if kind == _WITH_IDS:
-        return _Unpickler(io.BytesIO(stream), buffers=ready).load()
+        return Unpickler(io.BytesIO(stream), buffers=ready).load()
     return pickle.loads(stream, buffers=ready)
 
 
@@ -432,12 +239,5 @@ def _length(frame: Buffer) -> int:
     return len(frame) if isinstance(frame, bytes) else memoryview(frame).nbytes
 
 
-def _is_large(frame: Buffer, size: int) -> bool:
-    return isinstance(frame, (bytes, bytearray)) and len(frame) >= size
-
-
-def _mentions_main(frames: Sequence[Buffer]) -> bool:
-    return any(
-        isinstance(frame, bytes) and len(frame) <= _SEARCHED and b"__main__" in frame
-        for frame in frames[1:]
-    )
+def _mentions_main(stream: Sequence[bytes]) -> bool:
+    return any(len(piece) <= _SEARCHED and b"__main__" in piece for piece in stream)

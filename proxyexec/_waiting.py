@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from proxyexec._future import Follower, TaskFuture, cancel, new_future
 
 if TYPE_CHECKING:
-    from proxyexec._call import Call, Tasks
+    from proxyexec._call import Call
+    from proxyexec._tasks import Tasks
 
 __all__ = ["Waiting", "future_after"]
 

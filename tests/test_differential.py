@@ -29,7 +29,7 @@ import pytest
 
 import proxyexec
 from proxyexec import ProxyAlways, ProxySize, ProxyType, StoreExecutor, extract, is_proxy, resolve
-from proxyexec._serialize import _reduce_array
+from proxyexec._picklers import _reduce_array
 from tests import functions, zoo
 from tests.conftest import wait_for_evictions
 from tests.same import difference

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from proxyexec import PickleSerializer, Store
 from proxyexec._serialize import frames_size
-from proxyexec._task import Inline, _join
+from proxyexec._context import Inline, _join
 from proxyexec.errors import DeserializationError, SerializationError
 from proxyexec_connectors._layout import flatten, pieces, split
 from proxyexec_connectors.file import FileConnector

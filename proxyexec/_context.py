@@ -1,0 +1,348 @@
+"""What travels between client and worker, and how it is made ready and unpacked.
+
+An object travels as a reference (:class:`Stored`), in serialized form (:class:`Inline`), or as
+it is. :meth:`Context.pack` decides, in the client for arguments and in the worker for results;
+:meth:`Context.unpack` undoes it on the other side.
+
+This module knows nothing of futures and leases: those are the client's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from proxyexec_connectors._layout import flatten, pieces, split
+
+from proxyexec._carried import FUNCTIONS, carried_by
+from proxyexec._parts import PartRules, TakenParts
+from proxyexec._proxy import (
+    Kept,
+    Reference,
+    embedding,
+    extract,
+    is_proxy,
+    is_resolved,
+    keep,
+    make_proxy,
+    reference_of,
+)
+from proxyexec._serialize import Candidate, Serializer, frames_size
+from proxyexec._sizes import container_bound, size_bound
+from proxyexec._store import Store, fetch, is_in_memory, store_at
+from proxyexec._types import find_function
+from proxyexec.errors import (
+    ArrivalError,
+    DeserializationError,
+    ProxyExecError,
+    SerializationError,
+)
+from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+__all__ = ["SEALED", "Context", "Inline", "Keeper", "Packed", "Stored", "part_key"]
+
+
+class Stored(NamedTuple):
+    """An object that travels as a reference."""
+
+    reference: Reference
+    embedded: tuple[Reference, ...] = ()
+    """What a stored result itself refers to."""
+
+
+class Inline:
+    """An object that travels in its serialized form."""
+
+    __slots__ = ("blob", "embedded")
+
+    def __init__(self, blob: bytes, embedded: tuple[Reference, ...] = ()) -> None:
+        self.blob = blob
+        self.embedded = embedded  # what a result refers to
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Inline, (self.blob, self.embedded) if self.embedded else (self.blob,)
+
+
+class Packed(NamedTuple):
+    """An object ready to travel."""
+
+    travels: Any
+    """What is sent: :class:`Stored`, :class:`Inline`, or the object."""
+    embedded: Sequence[Kept] = ()
+    """What that refers to: needed for as long as it is."""
+
+
+class Keeper(Protocol):
+    """Stores what one side of a call wants stored, and knows who holds it."""
+
+    takes_parts: bool
+    """Whether parts of objects may be stored by themselves."""
+
+    def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
+        """Store an object, which ``frames`` represent, and all of what it refers to."""
+        ...
+
+    def keep_part(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept | None:
+        """Store a part of an object, unless it is to stay in it."""
+        ...
+
+
+class Context(NamedTuple):
+    """What client and workers of one executor have in common."""
+
+    store: Store
+    policy: ShouldProxy
+    serializer: Serializer
+    lazy: bool
+    nested: bool
+    rules: PartRules
+    client: int
+    """The client's process id."""
+
+    def passes(self, obj: Any) -> bool:
+        """Tell that an object travels as it is, where that is known at a glance."""
+        bound = size_bound(obj)
+        if bound is None:
+            # Where nothing as small as the whole is wanted, no part of it is.
+            smallest = self.rules.smallest
+            bound = container_bound(obj) if smallest else None
+            return bound is not None and bound < smallest
+        policy = self.policy
+        return isinstance(policy, Policy) and policy.dismisses(obj, bound)
+
+    def pack(self, obj: Any, keeper: Keeper, what: str, *, crossing: bool) -> Packed:
+        """Make an object ready to travel.
+
+        Args:
+            obj: the object.
+            keeper: stores what is to be stored.
+            what: what the object is to the caller, for messages.
+            crossing: whether it goes to another process, where objects cannot go as they are.
+
+        Raises:
+            ProxyExecError: it cannot be serialized or stored, or the policy raised.
+        """
+        proxy, reachable = (obj if is_proxy(obj) else None), True
+        if proxy is not None:
+            reachable = not (crossing and is_in_memory(reference_of(proxy)))
+            if reachable and (not is_resolved(proxy) or type(extract(proxy)) in _ATOMS):
+                return _referring(keep(proxy))
+            obj = extract(proxy)
+        # What a resolved proxy stands for was stored whole: so it can be compared.
+        parts = self._parts(obj, keeper, what) if self.nested and proxy is None else None
+        candidate = Candidate(obj, self.serializer, what, parts)
+        with embedding() as embedded:
+            if proxy is not None and reachable and _is_unchanged(reference_of(proxy), candidate):
+                return _referring(keep(proxy))
+            return self._pack(candidate, keeper, embedded, crossing=crossing)
+
+    def travels_by_name(self, function: Any) -> bool:
+        """Tell whether workers find a callable by its name."""
+        return (
+            type(function) in _BY_NAME
+            and find_function(function)
+            and not (getattr(self.serializer, "main", "") == "value" and _is_in_main(function))
+        )
+
+    def pack_function(self, function: Any, keeper: Keeper, *, crossing: bool) -> Packed:
+        """Make a callable ready to travel: by name where that is enough, in full otherwise.
+
+        What it carries is judged as arguments are.
+        """
+        if not crossing or self.travels_by_name(function):
+            return Packed(function)
+        what = "the function"
+        if not isinstance(function, FUNCTIONS):  # but an object that can be called
+            return self.pack(function, keeper, what, crossing=crossing)
+        only = None if self.nested else carried_by(function)
+        parts = None if only == [] else self._parts(function, keeper, what, only)
+        candidate = Candidate(function, self.serializer, what, parts)
+        with embedding() as embedded:
+            frames = candidate.frames
+            large = frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate)
+        if large:
+            return _referring(keeper.keep(function, frames, embedded))
+        return Packed(Inline(_join(frames)), embedded)
+
+    def unpack(self, travelled: Any, what: str) -> Any:
+        """Turn what has travelled into what a function is to get.
+
+        Raises:
+            ArrivalError: it cannot be unpickled; the error says what it was.
+        """
+        try:
+            if type(travelled) is Stored:
+                reference = travelled.reference
+                return make_proxy(reference) if self.lazy else fetch(reference)
+            if type(travelled) is Inline:
+                return self.serializer.loads(split(travelled.blob))
+        except DeserializationError as error:
+            raise ArrivalError(what, error.reason) from error
+        return travelled
+
+    def unpack_all(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Unpack the arguments of a call. What travelled once is one object here, too."""
+        if SEALED.isdisjoint(map(type, args)) and SEALED.isdisjoint(map(type, kwargs.values())):
+            return args, kwargs  # as most are
+        names = [*range(len(args)), *kwargs]
+        objects = {
+            id(one): self.unpack(one, f"argument {name!r}")
+            for name, one in zip(names, (*args, *kwargs.values()), strict=True)
+            if type(one) in SEALED
+        }
+        return (
+            [objects.get(id(one), one) for one in args],
+            {name: objects.get(id(one), one) for name, one in kwargs.items()},
+        )
+
+    def deliver(self, result: Any, key: str, what: str) -> Any:
+        """Make a result ready to travel to the client."""
+        if self.passes(result):
+            return result
+        keeper = ResultKeeper(self, key)
+        try:
+            packed = self.pack(result, keeper, what, crossing=os.getpid() != self.client)
+        except BaseException:
+            keeper.evict_parts()
+            raise
+        travels, embedded = packed
+        if type(travels) is Inline and embedded:
+            travels.embedded = tuple(kept.reference for kept in embedded)
+        elif type(travels) is Stored and keeper.embedded:
+            travels = Stored(travels.reference, keeper.embedded)
+        return travels
+
+    def _pack(
+        self, candidate: Candidate, keeper: Keeper, embedded: Sequence[Kept], *, crossing: bool
+    ) -> Packed:
+        obj = candidate.obj
+        try:
+            proxied = is_proxied(self.policy, candidate)
+            if proxied:
+                candidate.keep_whole()
+            elif type(obj) in _ATOMS or not (crossing or candidate.has_parts):
+                return Packed(obj)
+        except SerializationError:
+            if crossing:
+                raise
+            return Packed(obj)  # a lock, say: threads can pass it on as it is
+        frames = candidate.frames
+        if proxied:
+            return _referring(keeper.keep(obj, frames, embedded))
+        return Packed(Inline(_join(frames)), embedded)
+
+    def _parts(
+        self, obj: Any, keeper: Keeper, what: str, only: Sequence[Any] | None = None
+    ) -> TakenParts | None:
+        if (
+            not keeper.takes_parts
+            or type(self.policy) is ProxyNever
+            or type(obj) is bytearray
+            or size_bound(obj) is not None
+        ):
+            return None
+        arrive = make_proxy if self.lazy else fetch
+        parts = TakenParts(self.rules, self.serializer, keeper.keep_part, arrive, what, only)
+        parts.leave(obj)  # which is judged as a whole
+        return parts
+
+
+class ResultKeeper:
+    """Stores a result under the key that the client made up, and its parts under others.
+
+    The client cannot know whether a worker that died had stored parts. So their number is bounded,
+    and it can evict all that there may be.
+    """
+
+    def __init__(self, context: Context, key: str) -> None:
+        self.takes_parts = context.lazy  # or it would be fetched in pieces, for nothing
+        self.embedded: tuple[Reference, ...] = ()
+        """What the stored result refers to."""
+        self._store = context.store
+        self._key = key
+        self._parts: list[str] = []
+
+    def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
+        self.embedded = tuple(kept.reference for kept in embedded)
+        return Kept(self._store.keep(obj, self._key, frames), None)
+
+    def keep_part(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept | None:
+        # A part that refers to something in its turn would need a lease on that at the client.
+        if embedded or len(self._parts) == PARTS_AT_MOST:
+            return None
+        key = part_key(self._key, len(self._parts))
+        self._parts.append(key)
+        return Kept(self._store.keep(obj, key, frames), None)
+
+    def evict_parts(self) -> None:
+        """Remove the parts of a result that cannot be delivered."""
+        if self._parts:
+            with contextlib.suppress(ProxyExecError):  # the client will try again
+                self._store.evict_keys(self._parts)
+
+
+def part_key(key: str, number: int) -> str:
+    """The key of part ``number`` of the result under ``key``."""
+    return f"{key}+{number}"
+
+
+def _referring(kept: Kept) -> Packed:
+    return Packed(Stored(kept.reference), [kept])
+
+
+def _is_unchanged(reference: Reference, candidate: Candidate) -> bool:
+    """Tell whether the object that a reference leads to still is what the candidate is."""
+    try:
+        frames = candidate.frames
+        stored = store_at(reference.address).fetch(reference.key)
+    except ProxyExecError:  # its store is closed, or out of reach: the value is what we have
+        return False
+    return (
+        stored is not None
+        and len(stored) == len(frames)
+        and all(map(_equal, map(flatten, stored), map(flatten, frames)))
+    )
+
+
+def _equal(one: memoryview, other: memoryview) -> bool:
+    # memoryviews compare item by item; a bytearray compares as memory.
+    return one.nbytes == other.nbytes and all(
+        bytearray(one[start : start + _COMPARED]) == other[start : start + _COMPARED]
+        for start in range(0, one.nbytes, _COMPARED)
+    )
+
+
+def _join(frames: Frames) -> bytes:
+    parts, _ = pieces(frames)
+    return b"".join(parts)
+
+
+def _is_in_main(function: Any) -> bool:
+    return getattr(function, "__module__", None) == "__main__"
+
+
+# Results have no more parts than this that are stored by themselves.
+PARTS_AT_MOST = 256
+
+# What is left of a function, its code for instance, is stored from this many bytes on.
+_LARGE_FUNCTION = 1 << 16
+
+# How much is compared at a time: what the processor's cache holds.
+_COMPARED = 1 << 18
+
+# Types of what stands for something else on its way.
+SEALED = frozenset({Inline, Stored})
+
+# Types whose objects cannot contain others and cannot change.
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+# Types of callables that pickle knows by their names.
+_BY_NAME = frozenset({FunctionType, BuiltinFunctionType, type})

@@ -1,0 +1,120 @@
+"""The tasks of one executor that are in flight, and what happens after the last one.
+
+Knows nothing of base executors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+    from proxyexec._call import Call, PassedCall
+    from proxyexec._proxy import Kept
+    from proxyexec._store import Store
+    from proxyexec._waiting import Waiting
+
+__all__ = ["Tasks"]
+
+
+class Tasks:
+    """The tasks of one executor that are in flight, and what happens after the last one.
+
+    Args:
+        store: where their objects are.
+        close_store: whether to close it after the last task.
+        ownership: whether results are evicted when nobody holds them any more.
+        dedupe: whether what is stored already is not stored again.
+    """
+
+    takes_parts = True
+
+    def __init__(self, store: Store, *, close_store: bool, ownership: bool, dedupe: bool) -> None:
+        self.store = store
+        self.ownership = ownership
+        self.dedupe = dedupe
+        # Reentrant, as the executor's finalizer may run inside.
+        self.lock = threading.RLock()
+        # Results of tasks whose pool broke: other workers may have been writing when their
+        # futures failed, so these keys are evicted once more when all workers are gone.
+        self.doubtful: list[str] = []
+        self._close_store = close_store
+        store.enter()
+        # Adding and discarding are atomic; a lock here would cost every task two rounds of it.
+        self._in_flight: set[Call | PassedCall] = set()
+        # Of these, those that the base executor does not know of yet.
+        self._waiting: set[Waiting] = set()
+        self._when_launched: list[Callable[[], object]] = []
+        self._ended = False
+        self._finished = False
+
+    def add(self, call: Call | PassedCall) -> None:
+        """Count a call in.
+
+        Raises:
+            RuntimeError: the executor is shut down.
+        """
+        if self._ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._in_flight.add(call)
+
+    def discard(self, call: Call | PassedCall) -> None:
+        """Count a call out."""
+        self._in_flight.discard(call)
+        if self._ended:
+            self._finish_after_last()
+
+    def no_more(self) -> None:
+        """Take no more calls; close the store (if it is to be) after the last one."""
+        if not self.store.is_owner:  # in a forked child, where the lock may be held for ever
+            return
+        self._ended = True
+        self._finish_after_last()
+
+    def wait(self, waiting: Waiting) -> None:
+        """Count in a call that waits for the results of others."""
+        with self.lock:
+            self._waiting.add(waiting)
+
+    def launch(self, waiting: Waiting) -> None:
+        """Count out a call that waits no more: the base executor knows it, or never will."""
+        with self.lock:
+            self._waiting.discard(waiting)
+            if self._waiting:
+                return
+            actions, self._when_launched = self._when_launched, []
+        for action in actions:
+            action()
+
+    def cancel_waiting(self) -> None:
+        """Cancel the calls that wait for the results of others."""
+        with self.lock:
+            calls = list(self._waiting)
+        for waiting in calls:
+            waiting.cancel()
+
+    def when_launched(self, action: Callable[[], object]) -> None:
+        """Call ``action`` when no call waits for the results of others any more."""
+        with self.lock:
+            if self._waiting:
+                self._when_launched.append(action)
+                return
+        action()
+
+    def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
+        """Store an object; see :class:`proxyexec._context.Keeper`."""
+        return self.store.hold(obj, frames, embedded, dedupe=self.dedupe)
+
+    keep_part = keep
+
+    def _finish_after_last(self) -> None:
+        with self.lock:
+            if self._in_flight or self._finished:
+                return
+            self._finished = True
+        if self.doubtful:
+            self.store.evict_soon(self.doubtful)
+        self.store.leave(close=self._close_store and self.ownership)
