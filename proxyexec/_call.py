@@ -21,6 +21,8 @@ from proxyexec._task import ChunkOutcome, ChunkTask, Task, chunk_key
 from proxyexec.errors import ArrivalError
 
 if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
     from proxyexec._ownership import Lease
     from proxyexec._tasks import Tasks
 
@@ -28,32 +30,36 @@ __all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "plain"]
 
 
 class MappedFunction:
-    """A callable for all tasks of one ``map``: it, and what it carries, is packed once.
+    """A callable for all tasks of one ``map``; what it carries is stored once.
 
-    Each of its calls keeps this object, and this object keeps what the callable refers to.
+    It is packed for each task, as the standard library does: it may change while items are drawn.
+    What has not changed is found again by its content, and held until the map has ended.
+
+    Args:
+        function: the callable.
+        tasks: the executor's.
+        chunked: whether a task is several calls.
     """
 
-    def __init__(self, function: Any, tasks: Tasks, context: Context, crosses: bool) -> None:
-        self.function = function
-        self._tasks = tasks
-        self._context = context
-        self._crosses = crosses
-        self._packed: Packed | None = None
-        self._error: Exception | None = None
+    takes_parts = True
 
-    def pack(self) -> Any:
-        """Return what travels."""
-        if self._error is not None:
-            raise self._error
-        if self._packed is None:
-            try:
-                self._packed = self._context.pack_function(
-                    self.function, self._tasks, crossing=self._crosses
-                )
-            except Exception as error:
-                self._error = error
-                raise
-        return self._packed.travels
+    def __init__(self, function: Any, tasks: Tasks, *, chunked: bool) -> None:
+        self.function = function
+        self.chunked = chunked
+        self._store = tasks.store
+        self._packed: Packed | None = None
+
+    def pack(self, context: Context, *, crossing: bool) -> Packed:
+        """Make it ready to travel once more."""
+        # Let go of what was packed before only then, so that it is found.
+        self._packed = context.pack_function(self.function, self, crossing=crossing)
+        return self._packed
+
+    def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
+        """Store an object; see :class:`proxyexec._context.Keeper`."""
+        return self._store.hold(obj, frames, embedded, dedupe=True)
+
+    keep_part = keep
 
 
 class Call:
@@ -68,7 +74,7 @@ class Call:
         self._tasks = tasks
         self._context = context
         self._crosses = crosses
-        self._held: list[Lease | MappedFunction] | None = None
+        self._held: list[Lease] | None = None
         # What travels for the arguments so far, by identity: one object stays one object.
         self._packed: dict[int, tuple[Any, Any]] | None = None
         self._opened: tuple[Any, BaseException | None] | None = None
@@ -78,9 +84,7 @@ class Call:
     def pack_function(self, function: Any) -> Any:
         """Make the callable ready to travel."""
         if type(function) is MappedFunction:
-            travels = function.pack()
-            self._hold([function])
-            return travels
+            return self._take(function.pack(self._context, crossing=self._crosses))
         packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
         return self._take(packed)
 
@@ -171,7 +175,7 @@ class Call:
             self._hold(leases_of(packed.embedded))
         return packed.travels
 
-    def _hold(self, objects: Sequence[Lease | MappedFunction]) -> None:
+    def _hold(self, objects: Sequence[Lease]) -> None:
         if self._held is None:
             self._held = []
         self._held.extend(objects)

@@ -175,6 +175,9 @@ class StoreExecutor(Executor):
         Raises:
             RuntimeError: the executor is shut down, or its pool broken.
         """
+        function: Any = fn
+        if type(function) is MappedFunction:
+            return self._submit_mapped(function, args)
         if self._never and not self._needs_care(fn, args, kwargs):
             return self._start(PassedCall(self._tasks), fn, args, kwargs)
         context = self._context
@@ -199,10 +202,10 @@ class StoreExecutor(Executor):
     ) -> Iterator[R]:
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
 
-        Each item is judged by the policy. What ``fn`` carries is, too, and is stored once for all
-        of them. Results are let go of as they are consumed; closing the iterator early, or dropping
-        it half-way, cancels what has not started and evicts the rest. Dropped unread, it lets the
-        tasks run, as the standard library's does.
+        Each item is judged by the policy. What ``fn`` carries is, too, and is stored once as long
+        as it does not change. Results are let go of as they are consumed; closing the iterator
+        early, or dropping it half-way, cancels what has not started and evicts the rest. Dropped
+        unread, it lets the tasks run, as the standard library's does.
 
         Args:
             fn: takes as many arguments as there are iterables.
@@ -220,13 +223,14 @@ class StoreExecutor(Executor):
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         function: Any = fn
-        if self._crosses and not self._context.travels_by_name(fn):
-            function = MappedFunction(fn, self._tasks, self._context, self._crosses)
-        if chunksize == 1:
-            submit = functools.partial(self._submit_item, function)
-            return results(submit, iterables, timeout, buffersize)
-        submit_chunk = functools.partial(self._submit_chunk, function)
-        return chunked_results(submit_chunk, iterables, timeout, buffersize, chunksize)
+        chunked = chunksize > 1
+        if chunked or (self._crosses and not self._context.travels_by_name(fn)):
+            function = MappedFunction(fn, self._tasks, chunked=chunked)
+        # By way of submit(), which subclasses may have changed.
+        submit = functools.partial(_submit_item, self.submit, function)
+        if chunked:
+            return chunked_results(submit, iterables, timeout, buffersize, chunksize)
+        return results(submit, iterables, timeout, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the base executor down, as :meth:`concurrent.futures.Executor.shutdown` does.
@@ -267,21 +271,19 @@ class StoreExecutor(Executor):
         if any(isinstance(value, Proxy) for value in arguments):
             return True
         return self._crosses and (
-            type(fn) is MappedFunction
-            or not self._context.travels_by_name(fn)
+            not self._context.travels_by_name(fn)
             or any(type(value) is TaskFuture for value in arguments)
         )
 
-    def _submit_item(self, function: Any, item: Sequence[Any]) -> TaskFuture[Any]:
-        if type(function) is MappedFunction:
-            return self._submit(Call(self._tasks, self._context, self._crosses), function, item, {})
-        return self.submit(function, *item)
-
-    def _submit_chunk(self, function: Any, chunk: Sequence[Sequence[Any]]) -> TaskFuture[list[Any]]:
-        if self._never and not self._needs_care(function, [x for one in chunk for x in one], {}):
-            return self._start(PassedCall(self._tasks), _ApplyAll(function), chunk, {})
-        call = ChunkCall(self._tasks, self._context, self._crosses, len(chunk))
-        return self._submit(call, function, chunk, {})
+    def _submit_mapped(self, function: MappedFunction, args: Sequence[Any]) -> TaskFuture[Any]:
+        context = self._context
+        if not function.chunked:
+            return self._submit(Call(self._tasks, context, self._crosses), function, args, {})
+        plainly = function.function
+        if self._never and not self._needs_care(plainly, [x for one in args for x in one], {}):
+            return self._start(PassedCall(self._tasks), _ApplyAll(plainly), args, {})
+        call = ChunkCall(self._tasks, context, self._crosses, len(args))
+        return self._submit(call, function, args, {})
 
     def _submit(
         self, call: Call, function: Any, args: Sequence[Any], kwargs: dict[str, Any]
@@ -329,6 +331,10 @@ class StoreExecutor(Executor):
             call.end(error)
             raise
         return future_of(base, call)
+
+
+def _submit_item(submit: Callable[..., Any], function: Any, item: Sequence[Any]) -> Any:
+    return submit(function, *item)
 
 
 class _ApplyAll:

@@ -92,6 +92,12 @@ class TaskFuture(Future[R]):
         result = self.result() if done and not cancelled and error is None else None
         return done, cancelled, result, error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a future cannot be sent to a task inside of something else; pass it as an argument of "
+            "its own, as in submit(function, *futures), and it is replaced by its result"
+        )
+
     # For executors; not part of the public interface.
 
     def _peek(self) -> Any:

@@ -129,4 +129,4 @@ def _one_by_one(chunks: Generator[list[Any]]) -> Generator[Any]:
 
 def _cancel(pending: deque[Future[Any]]) -> None:
     while pending:
-        pending.popleft().cancel()
+        pending.pop().cancel()  # the last first: a worker takes the next one, which is the first

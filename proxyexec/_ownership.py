@@ -161,8 +161,11 @@ class Leases:
         )
         with self._lock:
             if self._thread is None and not self._stopped:
+                try:
+                    thread.start()
+                except RuntimeError:  # the program is ending, and the store is closed with it
+                    return
                 self._thread = thread
-                thread.start()
 
     def flush(self) -> None:
         """Wait until what has been released by now is evicted."""

@@ -25,9 +25,9 @@ from typing import Any
 from proxyexec._picklers import Parts
 from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
 from proxyexec._serialize import Candidate, Serializer
-from proxyexec._sizes import data_size
+from proxyexec._sizes import data_size, parse_size
 from proxyexec._types import NEVER_PROXIED
-from proxyexec.errors import SerializationError
+from proxyexec.errors import PolicyError, SerializationError, name_of
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
 
 __all__ = ["PartRules", "TakenParts"]
@@ -42,7 +42,7 @@ class PartRules:
 
     def __init__(self, policy: ShouldProxy) -> None:
         self.policy = policy
-        self.smallest = policy.smallest if isinstance(policy, Policy) else 0
+        self.smallest = parse_size(policy.smallest) if isinstance(policy, Policy) else 0
         # By type, whether the policy may want a part of it: asked at every object.
         self._wanted: dict[type, bool] = {}
         # Types of which nothing is taken out, nor looked at; grows as they are met.
@@ -62,7 +62,11 @@ class PartRules:
         """Tell that the policy wants no part of exactly this type."""
         known = self._wanted.get(kind)
         if known is None:
-            overlooked = isinstance(self.policy, Policy) and self.policy.overlooks(kind)
+            try:
+                overlooked = isinstance(self.policy, Policy) and self.policy.overlooks(kind)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise PolicyError(repr(self.policy), "a type", name_of(kind), reason) from error
             known = self._wanted[kind] = not overlooked
         return not known
 
@@ -121,9 +125,9 @@ class TakenParts(Parts):
             self.leave(*reference_of(obj))
         elif kind in _BUILTIN_DATA and len(obj) < _SMALLEST_DATA:
             return None
-        elif number not in self._left and not self._rules.overlooks(kind) and self._may_be(number):
+        elif number not in self._left and self._may_be(number):
             try:
-                kept = self._kept(obj)
+                kept = None if self._rules.overlooks(kind) else self._kept(obj)
             except Exception as error:
                 self.failure = error
                 raise

@@ -70,7 +70,7 @@ class PickleSerializer:
         main: how functions and classes of ``__main__`` travel. By ``"reference"`` they are
             looked up in the worker's ``__main__``, as the standard library's pools do; by
             ``"value"`` their code travels, which works where workers have another ``__main__``.
-        like_pools: whether objects arrive as from a pool of :mod:`multiprocessing`, whose reducers
+        like_pools: whether objects arrive as from a pool of ``multiprocessing``, whose reducers
             are used then (for connections, sockets, …), and where read-only arrays arrive
             writable (before Python 3.14).
     """

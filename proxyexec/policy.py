@@ -63,7 +63,10 @@ class Policy:
 
     @property
     def smallest(self) -> int:
-        """The smallest serialized size, in bytes, of what may be wanted."""
+        """The smallest serialized size, in bytes, of what may be wanted; 0 is anything.
+
+        Smaller objects are not stored.
+        """
         return 0
 
     def __call__(self, obj: Any) -> bool:

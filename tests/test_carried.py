@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 
-from proxyexec import ProxySize, ProxyType, Store, StoreExecutor, is_proxy
+from proxyexec import ProcessPoolExecutor, ProxySize, ProxyType, Store, StoreExecutor, is_proxy
 from proxyexec.errors import SerializationError
 from proxyexec_connectors.file import FileConnector
 from tests import functions
@@ -75,8 +75,8 @@ def test_what_is_carried_is_stored_once_for_a_map(executor, name, chunksize):
 
 @pytest.mark.parametrize("chunksize", [1, 3])
 def test_bound_methods_and_callable_objects(executor, chunksize):
-    carrier = functions.Carrier(DATA)
-    for function in (carrier.method, carrier):
+    for function in (functions.Carrier(DATA).method, functions.Carrier([*DATA, 5][:-1])):
+        executor.store.usage()  # what was carried before is gone
         Counting.puts = 0
         results = list(executor.map(function, range(8), chunksize=chunksize))
         assert results == [(False, False, 100 + n) for n in range(8)]
@@ -150,6 +150,40 @@ def test_callables_that_change_are_sent_as_they_are(executor):
     assert (first[2], executor.submit(carrier.method, 0).result()[2]) == (1, 2)
     (third,) = executor.map(carrier, [0])
     assert third[2] == 2
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_callables_may_change_while_items_are_drawn(executor, chunksize):
+    carrier = functions.Carrier([0])
+
+    def items():
+        for n in range(4):
+            carrier.data = [0] * (n + 1)
+            yield 0
+
+    lengths = [
+        length for _, _, length in executor.map(carrier.method, items(), chunksize=chunksize)
+    ]
+    with concurrent.futures.ProcessPoolExecutor(1) as pool:
+        assert len(list(pool.map(carrier.method, items(), chunksize=chunksize))) == len(lengths)
+    assert lengths == ([1, 2, 3, 4] if chunksize == 1 else [2, 2, 4, 4])
+
+
+@pytest.mark.parametrize("chunksize", [1, 5])
+@pytest.mark.parametrize("function", [len, functools.partial(len)])
+def test_map_goes_by_way_of_submit(chunksize, function):
+    """Subclasses may have changed it, and the standard library's pools do so."""
+
+    class Watched(ProcessPoolExecutor):
+        submits = 0
+
+        def submit(self, fn, /, *args, **kwargs):
+            self.submits += 1
+            return super().submit(fn, *args, **kwargs)
+
+    with Watched(1) as pool:
+        assert list(pool.map(function, ["a"] * 10, chunksize=chunksize)) == [1] * 10
+        assert pool.submits == 10 // chunksize
 
 
 @pytest.mark.parametrize("how", ["submit", "map", "chunks"])

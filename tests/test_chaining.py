@@ -346,3 +346,11 @@ def test_a_pool_that_breaks_meanwhile_fails_what_waits(gate):
         gate.set()
         assert isinstance(second.exception(60), concurrent.futures.BrokenExecutor)
         executor.shutdown()
+
+
+def test_a_future_inside_of_something_else_says_what_to_do():
+    with ProcessPoolExecutor(1) as pool:
+        future = pool.submit(functions.make_list, 1)
+        error = pool.submit(len, [future]).exception()
+        assert isinstance(error, proxyexec.errors.SerializationError)
+        assert "submit(function, *futures)" in str(error)

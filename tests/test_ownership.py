@@ -543,3 +543,19 @@ def test_evicting_by_hand_lets_go_of_what_the_object_held():
         assert store.usage().objects == 2
         store.evict(reference)
         assert store.usage() == (0, 0)
+
+
+def test_where_no_thread_can_be_started_any_more_results_are_delivered(store, monkeypatch):
+    """At the end of a program, by some versions of Python."""
+
+    def refuse(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with StoreExecutor(base, store, ProxyType(list), close_store=False) as executor:
+        executor.submit(functions.add, 1, 1).result()  # the pool's thread is there
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert executor.submit(functions.make_list, 3).result() == [0, 1, 2]
+            after_callbacks(executor.submit(functions.append, [1], 2))
+    assert store.usage() == (0, 0)

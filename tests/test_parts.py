@@ -388,3 +388,26 @@ def test_threads_get_what_has_no_parts_as_it_is():
         assert executor.submit(functions.identity, value).result() is value
         executor.store.close()
     wait_for_evictions()
+
+
+def test_a_policy_that_fails_about_a_type_fails_the_future():
+    class Picky(ProxyType):
+        def overlooks(self, kind):
+            if kind is Plain:
+                raise KeyError("picky")
+            return super().overlooks(kind)
+
+    with make(Picky(set)) as executor:
+        error = executor.submit(functions.identity, {"a": Plain([1])}).exception()
+        assert isinstance(error, PolicyError)
+        assert "picky" in str(error)
+        executor.store.close()
+
+
+def test_a_policys_smallest_size_may_have_a_unit():
+    class Large(ProxyType):
+        smallest = "1 kB"
+
+    with make(Large(list)) as executor:
+        assert executor.submit(functions.seen, {"a": [1]}).result() == {"a": False}
+        executor.store.close()
