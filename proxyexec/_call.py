@@ -10,7 +10,7 @@ Knows nothing of base executors.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
@@ -88,16 +88,23 @@ class Call:
         packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
         return self._take(packed)
 
-    def pack(self, obj: Any, name: int | str, function: Any) -> Any:
-        """Make an argument ready to travel, and hold what it needs until the task has ended."""
+    def pack(self, obj: Any, name: int | str, function: Any, *, later: bool = False) -> Any:
+        """Make an argument ready to travel, and hold what it needs until the task has ended.
+
+        Args:
+            obj: the argument.
+            name: its place, or its keyword.
+            function: what is called.
+            later: whether it is sent later, so that it has to be serialized now.
+        """
         context = self._context
-        if context.passes(obj):
-            return obj
         packed = self._packed
+        if packed is not None and id(obj) in packed:
+            return packed[id(obj)][1]
+        if context.passes(obj) and not (later and context.may_change(obj)):
+            return obj
         if packed is None:
             packed = self._packed = {}
-        elif id(obj) in packed:
-            return packed[id(obj)][1]
         value = obj._peek() if type(obj) is TaskFuture else obj
         borrowed = self._borrowed(value) if type(value) is Deferred else None
         if borrowed is not None:
@@ -153,11 +160,12 @@ class Call:
 
     def end(self, error: BaseException | None = None) -> None:
         """Let go of the inputs, and evict the result if the call failed."""
-        if error is not None:
-            keys = self._keys()
-            self._context.store.evict_soon(keys)
-            if isinstance(error, BrokenExecutor) and not isinstance(error, ArrivalError):
-                self._tasks.doubtful.extend(keys)
+        if error is not None and not self._never_ran(error):
+            broken = isinstance(error, BrokenExecutor) and not isinstance(error, ArrivalError)
+            # A worker that lives has removed the parts of what it could not deliver.
+            self._context.store.evict_soon(self._keys(parts=not self._is_from_worker(error)))
+            if broken:
+                self._tasks.doubtful.append(self._keys)
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
@@ -168,6 +176,13 @@ class Call:
         if self._crosses and is_in_memory(result.reference):
             return None
         return result.borrow()
+
+    def _never_ran(self, error: BaseException) -> bool:
+        """Tell that a worker cannot have stored anything: pools cancel what has not started."""
+        return isinstance(error, CancelledError) and self._tasks.cancels_before_start
+
+    def _is_from_worker(self, error: BaseException) -> bool:
+        return not self._crosses or type(error.__cause__).__name__ == "_RemoteTraceback"
 
     def _take(self, packed: Packed) -> Any:
         """Hold what a packed object refers to, and return what travels."""
@@ -217,14 +232,14 @@ class Call:
                 leases.append(lease)
         return leases
 
-    def _keys(self) -> list[str]:
-        return self._keys_of_result(self.key)
+    def _keys(self, *, parts: bool = True) -> list[str]:
+        """All keys that a worker may have stored a result under, and its parts."""
+        return self._keys_of_result(self.key, parts=parts)
 
-    def _keys_of_result(self, key: str) -> list[str]:
-        """All keys that a worker may have stored a result and its parts under."""
+    def _keys_of_result(self, key: str, *, parts: bool) -> list[str]:
         context = self._context
-        parts = PARTS_AT_MOST if context.nested and context.lazy else 0
-        return [key, *(part_key(key, number) for number in range(parts))]
+        number_of_parts = PARTS_AT_MOST if parts and context.nested and context.lazy else 0
+        return [key, *(part_key(key, number) for number in range(number_of_parts))]
 
 
 class ChunkCall(Call):
@@ -258,11 +273,11 @@ class ChunkCall(Call):
             for number, one in enumerate(outcome)
         ]
 
-    def _keys(self) -> list[str]:
+    def _keys(self, *, parts: bool = True) -> list[str]:
         return [
             key
             for number in range(self._length)
-            for key in self._keys_of_result(chunk_key(self.key, number))
+            for key in self._keys_of_result(chunk_key(self.key, number), parts=parts)
         ]
 
 

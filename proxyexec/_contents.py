@@ -59,8 +59,8 @@ class Content:
         return self._digest
 
     def settle(self) -> None:
-        """Let go of the frames."""
-        self._frames = None
+        """Let go of the frames, and of what they were: what is stored counts from now on."""
+        self._frames = self._digest = None
 
 
 class Contents:

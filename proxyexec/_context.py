@@ -107,6 +107,16 @@ class Context(NamedTuple):
 
     def passes(self, obj: Any) -> bool:
         """Tell that an object travels as it is, where that is known at a glance."""
+        try:
+            return self._passes(obj)
+        except Exception:  # noqa: BLE001 - a policy's: it is asked again where that is seen to
+            return False
+
+    def may_change(self, obj: Any) -> bool:
+        """Tell whether an object that passes may be changed by its owner."""
+        return type(obj) not in _ATOMS
+
+    def _passes(self, obj: Any) -> bool:
         bound = size_bound(obj)
         if bound is None:
             # Where nothing as small as the whole is wanted, no part of it is.
@@ -165,9 +175,8 @@ class Context(NamedTuple):
         candidate = Candidate(function, self.serializer, what, parts)
         with embedding() as embedded:
             frames = candidate.frames
-            large = frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate)
-        if large:
-            return _referring(keeper.keep(function, frames, embedded))
+            if frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate):
+                return _referring(keeper.keep(function, frames, embedded))
         return Packed(Inline(_join(frames)), embedded)
 
     def unpack(self, travelled: Any, what: str) -> Any:

@@ -136,7 +136,11 @@ class StoreExecutor(Executor):
         self._context = Context(self._store, policy, serializer, lazy, nested, rules, os.getpid())
         self._blob = blob_of(self._context) if base.crosses else b""
         self._tasks = Tasks(
-            self._store, close_store=close_store, ownership=ownership, dedupe=dedupe
+            self._store,
+            close_store=close_store,
+            ownership=ownership,
+            dedupe=dedupe,
+            cancels_before_start=base.like_pools or not base.crosses,
         )
         weakref.finalize(self, self._tasks.no_more).atexit = False
 
@@ -247,13 +251,13 @@ class StoreExecutor(Executor):
             self._tasks.cancel_waiting()
         if wait:
             launched = threading.Event()
-            self._tasks.when_launched(launched.set)
-            launched.wait()
-            self._shut_base_down(wait=True, cancel_futures=cancel_futures)
-        else:
-            self._tasks.when_launched(
-                lambda: self._shut_base_down(wait=False, cancel_futures=cancel_futures)
-            )
+            if self._tasks.when_launched(launched.set):
+                launched.wait()
+        elif self._tasks.when_launched(
+            lambda: _in_a_thread(self._shut_base_down, wait=False, cancel_futures=cancel_futures)
+        ):
+            return
+        self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
 
     def _submit_to_base(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         return self._base.submit(fn, *args, **kwargs)
@@ -290,13 +294,15 @@ class StoreExecutor(Executor):
     ) -> TaskFuture[Any]:
         """Submit what cannot pass at a glance; ``function`` may be a :class:`MappedFunction`."""
         futures = self._awaited(call.values(args, kwargs))
+        if all(map(_is_ready, futures)):
+            futures = []
         try:
             travels = call.pack_function(function)
             if futures:
                 # What is there already is packed now, and will be found again.
                 for name, value in call.values(args, kwargs):
                     if type(value) is not TaskFuture:
-                        call.pack(value, name, function)
+                        call.pack(value, name, function, later=True)
             else:
                 args, kwargs = call.pack_all(args, kwargs, function)
         except BaseException as error:
@@ -331,6 +337,15 @@ class StoreExecutor(Executor):
             call.end(error)
             raise
         return future_of(base, call)
+
+
+def _is_ready(future: TaskFuture[Any]) -> bool:
+    return future.done() and not future.cancelled() and future._error() is None
+
+
+def _in_a_thread(function: Callable[..., None], **kwargs: Any) -> None:
+    """Call it where no lock is held: pools settle futures of broken ones with theirs in hand."""
+    threading.Thread(target=function, kwargs=kwargs, name="proxyexec-shutdown").start()
 
 
 def _submit_item(submit: Callable[..., Any], function: Any, item: Sequence[Any]) -> Any:

@@ -237,15 +237,19 @@ class Follower:
         self.future = future
 
     def __call__(self, base: Any) -> None:
-        future = self.future
-        # The base future may keep its callbacks, hence this future, for ever: break the cycle.
-        future._base = None
-        if base.cancelled():
-            cancel(future)
-        elif (error := base.exception()) is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(base.result())
+        future, error = self.future, None
+        try:
+            if base.cancelled():
+                cancel(future)
+            elif (error := base.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(base.result())
+        finally:
+            # The base future may keep its callbacks, hence this future, for ever: break the cycle.
+            # Only now: until then, it is the base future that refuses to cancel.
+            future._base = None
+            del error, future  # an error's traceback may refer to this frame
 
 
 def cancel(future: TaskFuture[Any]) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from proxyexec._picklers import Parts
 from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
 from proxyexec._serialize import Candidate, Serializer
-from proxyexec._sizes import data_size, parse_size
+from proxyexec._sizes import data_size, parse_size, size_bound
 from proxyexec._types import NEVER_PROXIED
 from proxyexec.errors import PolicyError, SerializationError, name_of
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
@@ -70,6 +70,21 @@ class PartRules:
             known = self._wanted[kind] = not overlooked
         return not known
 
+    def dismisses(self, obj: Any) -> bool:
+        """Tell that the policy does not want an object, where that is known at a glance.
+
+        Raises:
+            PolicyError: the policy raised.
+        """
+        policy = self.policy
+        bound = size_bound(obj)
+        about = data_size(obj) if bound is None else bound
+        try:
+            return about is not None and isinstance(policy, Policy) and policy.dismisses(obj, about)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise PolicyError(repr(policy), "a part", name_of(type(obj)), reason) from error
+
 
 class TakenParts(Parts):
     """The parts that are taken out of one object.
@@ -96,7 +111,7 @@ class TakenParts(Parts):
         self.overlooked = rules.overlooked
         self.builtins = rules.builtins
         self.large_builtins = rules.large_builtins
-        self.failure: Exception | None = None
+        self._failed = False
         self._rules = rules
         self._serializer = serializer
         self._keep = keep
@@ -109,6 +124,9 @@ class TakenParts(Parts):
 
     def __bool__(self) -> bool:
         return bool(self._taken)
+
+    def has_failed(self) -> bool:
+        return self._failed
 
     def leave(self, *objects: Any) -> None:
         """Do not take these out."""
@@ -128,8 +146,8 @@ class TakenParts(Parts):
         elif number not in self._left and self._may_be(number):
             try:
                 kept = None if self._rules.overlooks(kind) else self._kept(obj)
-            except Exception as error:
-                self.failure = error
+            except Exception:
+                self._failed = True
                 raise
             if kept is not None:
                 embed(kept)
@@ -164,8 +182,7 @@ class TakenParts(Parts):
 
     def _kept(self, obj: Any) -> Kept | None:
         policy = self._rules.policy
-        about = data_size(obj)
-        if about is not None and isinstance(policy, Policy) and policy.dismisses(obj, about):
+        if self._rules.dismisses(obj):
             return None
         candidate = Candidate(obj, self._serializer, f"a part of {self._what}")
         with embedding() as inside:
@@ -175,7 +192,7 @@ class TakenParts(Parts):
                 frames = candidate.frames
             except SerializationError:  # as a part of the whole it may do, with cloudpickle
                 return None
-        return self._keep(obj, frames, inside)
+            return self._keep(obj, frames, inside)
 
     def _leave_structure(self, reduced: tuple[Any, ...], *, of_function: bool) -> None:
         """Leave the tuples and dicts that pickle needs as such, but not what is in them."""

@@ -39,14 +39,16 @@ class Parts(Protocol):
         """Whether anything was taken out."""
         ...
 
-    failure: Exception | None
-    """What went wrong while something was taken out."""
     overlooked: set[type]
     """Exact types of which nothing is taken out, nor looked at; may grow."""
     builtins: bool
     """Whether objects of pickle's own types may have to be taken out."""
     large_builtins: int | None
     """Whether, of these, only text and bytes of at least so many bytes may have to be."""
+
+    def has_failed(self) -> bool:
+        """Whether something went wrong while something was taken out."""
+        ...
 
     def take_out(self, obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """Return a function and arguments that give the object on arrival, if it is taken out."""

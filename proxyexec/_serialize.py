@@ -103,13 +103,13 @@ class PickleSerializer:
         try:
             pickled = pickled_by(PLAIN, obj, parts, reducers)
         except Exception:  # objects raise what they like from __reduce__
-            if parts is not None and parts.failure is not None:
+            if parts is not None and parts.has_failed():
                 raise
         if pickled is None or (self.main == "value" and _mentions_main(pickled.stream)):
             try:
                 pickled = pickled_by(CLOUD, obj, parts, reducers)
             except Exception as error:
-                if parts is not None and parts.failure is not None:
+                if parts is not None and parts.has_failed():
                     raise
                 reason = f"{type(error).__name__}: {error}"
                 raise SerializationError("an object", name_of(type(obj)), reason) from error

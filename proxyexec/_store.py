@@ -317,7 +317,9 @@ class Store:
             reference, _ = stored
             # First hold it, so that it stays while it is looked at and from then on.
             lease = self.join(reference.key)
-            if lease is not None and contents.is_same(content, stored):
+            if lease is None:  # and nobody will hold it again
+                contents.forget([reference.key])
+            elif contents.is_same(content, stored):
                 return Kept(reference, lease)
         return None
 

@@ -28,19 +28,29 @@ class Tasks:
         close_store: whether to close it after the last task.
         ownership: whether results are evicted when nobody holds them any more.
         dedupe: whether what is stored already is not stored again.
+        cancels_before_start: whether the base executor cancels only what has not started.
     """
 
     takes_parts = True
 
-    def __init__(self, store: Store, *, close_store: bool, ownership: bool, dedupe: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        close_store: bool,
+        ownership: bool,
+        dedupe: bool,
+        cancels_before_start: bool,
+    ) -> None:
         self.store = store
         self.ownership = ownership
         self.dedupe = dedupe
+        self.cancels_before_start = cancels_before_start
         # Reentrant, as the executor's finalizer may run inside.
         self.lock = threading.RLock()
         # Results of tasks whose pool broke: other workers may have been writing when their
         # futures failed, so these keys are evicted once more when all workers are gone.
-        self.doubtful: list[str] = []
+        self.doubtful: list[Callable[[], list[str]]] = []
         self._close_store = close_store
         store.enter()
         # Adding and discarding are atomic; a lock here would cost every task two rounds of it.
@@ -96,13 +106,16 @@ class Tasks:
         for waiting in calls:
             waiting.cancel()
 
-    def when_launched(self, action: Callable[[], object]) -> None:
-        """Call ``action`` when no call waits for the results of others any more."""
+    def when_launched(self, action: Callable[[], object]) -> bool:
+        """Call ``action`` when no call waits for the results of others any more.
+
+        Returns:
+            Whether any does now. If not, there is nothing to wait for, and it is not called.
+        """
         with self.lock:
             if self._waiting:
                 self._when_launched.append(action)
-                return
-        action()
+            return bool(self._waiting)
 
     def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
         """Store an object; see :class:`proxyexec._context.Keeper`."""
@@ -115,6 +128,6 @@ class Tasks:
             if self._in_flight or self._finished:
                 return
             self._finished = True
-        if self.doubtful:
-            self.store.evict_soon(self.doubtful)
+        for keys in self.doubtful:
+            self.store.evict_soon(keys())
         self.store.leave(close=self._close_store and self.ownership)

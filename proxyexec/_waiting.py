@@ -108,55 +108,71 @@ class Waiting:
             if not isinstance(error, Exception):
                 raise
             return
-        future = self._take_future(base)
+        future = self._take_future()
+        future._base = base
         self.tasks.launch(self)
         base.add_done_callback(Follower(future))
 
     def _settle(self, error: BaseException | None) -> None:
         """Fail the call, or cancel it if there is no error."""
-        future = self._take_future(None)
-        if error is None:
-            cancel(future)
-        else:
-            future.set_exception(error)
-        self.tasks.launch(self)
+        future = self._take_future()
+        try:
+            if error is None:
+                cancel(future)
+            else:
+                future.set_exception(error)
+        finally:
+            future._base = None  # only now: until then, it is this object that refuses to cancel
+            self.tasks.launch(self)
 
-    def _take_future(self, base: Any) -> TaskFuture[Any]:
+    def _take_future(self) -> TaskFuture[Any]:
         # An error's traceback may refer to this object, and the future to the error.
         future, self.future = self.future, None
         assert future is not None  # noqa: S101 - there is one launch, hence one who gets here
-        future._base = base
         return future
 
 
 def _in_turn(step: Callable[[], None]) -> None:
-    """Run a step, after those that this thread is in.
+    """Run a step, now, or after those that this thread is in if they are many.
 
     A failure passes through a chain of calls by callbacks of callbacks; a long chain would
     otherwise be deeper than Python's stack.
     """
-    steps = getattr(_steps, "pending", None)
-    if steps is not None:
-        steps.append(step)
+    depth = getattr(_steps, "depth", 0)
+    if depth == 0:
+        _steps.pending = []
+    elif depth >= _DEEP:
+        _steps.pending.append(step)
         return
-    _steps.pending = steps = [step]
+    _steps.depth = depth + 1
     try:
-        while steps:
-            steps.pop(0)()
+        step()
+        while depth == 0 and _steps.pending:
+            _steps.pending.pop()()
     finally:
-        _steps.pending = None
+        _steps.depth = depth
 
 
 def _launch_all() -> None:
     """Wait until no call of this process waits for others."""
-    for waiting in list(_waiting):
+    for waiting in _waiting.copy():
         if waiting.process == os.getpid():
             launched = threading.Event()
-            waiting.tasks.when_launched(launched.set)
-            launched.wait()
+            if waiting.tasks.when_launched(launched.set):
+                launched.wait()
+
+
+def _after_fork() -> None:
+    global _steps
+    _steps = threading.local()  # the steps that the parent's thread is in are not ours
 
 
 _steps = threading.local()
+os.register_at_fork(after_in_child=_after_fork)
+
+# Callbacks of callbacks that this many levels of Python's stack have room for.
+_DEEP = 20
+
 _waiting: weakref.WeakSet[Waiting] = weakref.WeakSet()
 
 # At the end of a program, the pools of the standard library finish what they were given, and take

@@ -194,6 +194,9 @@ class _All(Policy):
     def judge(self, candidate: Candidate) -> bool:
         return _judge(self.first, candidate) and _judge(self.second, candidate)
 
+    def dismisses(self, obj: Any, bound: int) -> bool:
+        return _dismisses(self.first, obj, bound) or _dismisses(self.second, obj, bound)
+
     def overlooks(self, kind: type) -> bool:
         return _overlooks(self.first, kind) or _overlooks(self.second, kind)
 
@@ -213,6 +216,9 @@ class _Any(Policy):
 
     def judge(self, candidate: Candidate) -> bool:
         return _judge(self.first, candidate) or _judge(self.second, candidate)
+
+    def dismisses(self, obj: Any, bound: int) -> bool:
+        return _dismisses(self.first, obj, bound) and _dismisses(self.second, obj, bound)
 
     def overlooks(self, kind: type) -> bool:
         return _overlooks(self.first, kind) and _overlooks(self.second, kind)
@@ -260,6 +266,10 @@ def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:
     if isinstance(policy, Policy):
         return policy.judge(candidate)
     return bool(policy(candidate.obj))
+
+
+def _dismisses(policy: ShouldProxy, obj: Any, bound: int) -> bool:
+    return isinstance(policy, Policy) and policy.dismisses(obj, bound)
 
 
 def _overlooks(policy: ShouldProxy, kind: type) -> bool:
