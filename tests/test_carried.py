@@ -210,3 +210,23 @@ def test_a_callable_that_cannot_be_pickled_fails_each_task_of_a_map(executor):
 def test_tasks_do_not_see_what_others_did_to_what_is_carried(executor):
     append = functools.partial(functions.append, [1])
     assert [list(one) for one in executor.map(append, [2, 3])] == [[1, 2], [1, 3]]
+
+
+def test_a_large_callable_that_cannot_be_stored_leaves_nothing():
+    class Full(FileConnector):
+        puts = 0
+
+        def put(self, key, frames):
+            type(self).puts += 1
+            if self.puts == 2:
+                raise RuntimeError("full")
+            super().put(key, frames)
+
+    data, many = bytes(200_000), [str(n) for n in range(50_000)]
+    base = concurrent.futures.ProcessPoolExecutor(1)
+    with StoreExecutor(base, Store("full", Full()), ProxySize(100_000)) as executor:
+        future = executor.submit(lambda: (data, many))
+        error = future.exception()
+        assert "full" in str(error)
+        # While the error, hence its traceback, is still there.
+        assert executor.store.usage() == (0, 0)

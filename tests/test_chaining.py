@@ -354,3 +354,97 @@ def test_a_future_inside_of_something_else_says_what_to_do():
         error = pool.submit(len, [future]).exception()
         assert isinstance(error, proxyexec.errors.SerializationError)
         assert "submit(function, *futures)" in str(error)
+
+
+def test_a_call_in_a_callback_does_not_wait_for_the_callback(threads, gate):
+    """What it waits for is there already; a callback of a callback may ask for it."""
+    ready = threads.submit(functions.make_list, 2)
+    concurrent.futures.wait([ready])
+    failed = threads.submit(lambda: gate.wait(60) and 1 // 0)
+    dependent = threads.submit(functions.add, failed, 1)
+    recovered = []
+    ended = threading.Event()
+
+    def recover(future):
+        try:
+            recovered.append(threads.submit(functions.total, ready).result(30))
+        finally:
+            ended.set()
+
+    dependent.add_done_callback(recover)
+    gate.set()
+    assert ended.wait(60)
+    assert recovered == [1]
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_arguments_are_those_of_the_moment_of_the_call(gate, size):
+    with StoreExecutor(make_base("thread"), should_proxy=ProxyType(dict)) as threads:
+        with ProcessPoolExecutor(1) as pool:
+            first = threads.submit(lambda: gate.wait(60) and 1)
+            items = list(range(size))
+            second = pool.submit(len, items) if first.done() else pool.submit(count, first, items)
+            items.clear()
+            gate.set()
+            assert second.result(60) == size
+
+
+def count(_, items):
+    return len(items)
+
+
+class Late(concurrent.futures.Executor):
+    """An executor whose futures take their time to give a result, like one across a network."""
+
+    def __init__(self):
+        self.base = concurrent.futures.ThreadPoolExecutor(1)
+        self.asked, self.released = threading.Event(), threading.Event()
+
+    def submit(self, fn, /, *args, **kwargs):
+        return LateFuture(self, self.base.submit(fn, *args, **kwargs))
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        self.base.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+class LateFuture:
+    def __init__(self, executor, future):
+        self.executor, self.future = executor, future
+
+    def result(self, timeout=None):
+        self.executor.asked.set()
+        assert self.executor.released.wait(60)
+        return self.future.result(timeout)
+
+    def add_done_callback(self, fn):
+        thread = threading.Thread(target=fn, args=(self,))
+        self.future.add_done_callback(lambda _: thread.start())
+
+    def __getattr__(self, name):
+        return getattr(self.future, name)
+
+
+def test_a_task_that_has_ended_cannot_be_cancelled_while_its_result_comes():
+    late = Late()
+    with StoreExecutor(late, MemoryConnector(), ProxyType(dict)) as executor:
+        future = executor.submit(functions.add, 1, 2)
+        assert late.asked.wait(60)
+        assert not future.cancel()
+        late.released.set()
+        assert concurrent.futures.wait([future], timeout=60).done == {future}
+        assert future.result() == 3
+
+
+def test_a_pool_that_breaks_after_shutdown_fails_what_waits():
+    """From Python 3.12 on, pools settle the futures of broken ones with their lock held."""
+    executor = StoreExecutor(make_base("fork", 1), should_proxy=ProxyType(list))
+    first = executor.submit(functions.die)
+    second = executor.submit(functions.append, [1], first)
+    manager = executor._base._executor_manager_thread
+    executor.shutdown(wait=False)
+    assert isinstance(second.exception(60), concurrent.futures.BrokenExecutor)
+    manager.join(60)  # it was not left waiting for its own lock
+    assert not manager.is_alive()
+    for thread in threading.enumerate():
+        if thread.name == "proxyexec-shutdown":
+            thread.join(60)

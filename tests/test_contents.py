@@ -221,3 +221,14 @@ def test_objects_that_refer_to_others_are_stored_once_too(store, executor, gate)
     assert [future.result() for future in futures] == [2] * 5
     settle(executor)
     assert store.usage() == (0, 0)
+
+
+def test_what_nobody_holds_is_not_looked_at_for_ever(store):
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    options = {"ownership": False, "close_store": False}
+    with StoreExecutor(base, store, ProxyType(bytes), **options) as executor:
+        for _ in range(20):
+            executor.submit(functions.identity, b"content").result()
+            settle(executor)
+            store._leases.flush()
+    assert sum(map(len, store._contents._stored.values())) <= 1

@@ -212,3 +212,17 @@ def test_a_policy_that_raises_fails_the_future(in_worker):
         assert isinstance(error, RuntimeError)
         assert "picky" in str(error)
         assert ("the result" if in_worker else "argument 0 of str.upper") in str(error)
+
+
+def test_a_policy_that_fails_at_a_glance_fails_the_future():
+    class Picky(ProxySize):
+        def dismisses(self, obj, bound):
+            raise KeyError("picky")
+
+        judge = dismisses
+
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with StoreExecutor(base, should_proxy=Picky(10), nested=True) as executor:
+        for argument in ("text", ["text" * 1000]):
+            error = executor.submit(functions.identity, argument).exception()
+            assert isinstance(error, PolicyError)
