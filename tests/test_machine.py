@@ -17,6 +17,7 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -471,6 +472,12 @@ class Machine(RuleBasedStateMachine):
     def finish(self):
         closes, kept = self.options["close_store"], self.kept
         del self.executor
+        # A pool that was shut down without waiting is not waited for by the next time either.
+        for thread in threading.enumerate():
+            if "ExecutorManagerThread" in type(thread).__name__ + thread.name:
+                thread.join(PATIENCE)
+            elif thread.name == "proxyexec-shutdown":
+                thread.join(PATIENCE)
         gc.collect()
         if not self.store.closed and kept:
             self.store.evict(*kept)
