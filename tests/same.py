@@ -43,7 +43,7 @@ class _Comparison:
             return
         if type(one) is not type(other):
             yield f"{at}: {type(one)} {one!r:.200} is not of {type(other)} {other!r:.200}"
-        elif issubclass(kind, _BY_IDENTITY):
+        elif issubclass(type(other), _BY_IDENTITY):
             if one is not other:
                 yield f"{at}: {one!r} is not {other!r}"
         elif type(other) in _ATOMS:
