@@ -25,7 +25,7 @@ from typing import Any
 from proxyexec._picklers import Parts
 from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
 from proxyexec._serialize import Candidate, Serializer
-from proxyexec._sizes import data_size, parse_size, size_bound
+from proxyexec._sizes import data_size, parse_size, root_of, size_bound
 from proxyexec._types import NEVER_PROXIED
 from proxyexec.errors import PolicyError, SerializationError, name_of
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
@@ -225,7 +225,7 @@ def is_opaque(kind: type) -> bool:
     """Tell whether objects of a type pickle in a way of their own, and may contain parts."""
     if kind in _TRANSPARENT or kind in _BY_NAME or issubclass(kind, (Proxy, type, enum.Enum)):
         return False
-    root = kind.__module__.partition(".")[0]
+    root = root_of(kind)
     if root in _OPAQUE:
         return True
     if root in _WITHOUT_PARTS or (root == "numpy" and kind.__name__ != "MaskedArray"):

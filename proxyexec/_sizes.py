@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["container_bound", "data_size", "holds_data", "parse_size", "size_bound"]
+__all__ = ["container_bound", "data_size", "holds_data", "parse_size", "root_of", "size_bound"]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])?(i)?b?", re.IGNORECASE)
 
@@ -95,10 +95,16 @@ def _measure_of(kind: type) -> Callable[[Any], int | None] | None:
     if kind in _BUILTIN_DATA:
         return len
     for base in kind.__mro__:
-        found = _MEASURES.get((base.__module__.partition(".")[0], base.__name__))
+        found = _MEASURES.get((root_of(base), base.__name__))
         if found is not None:
             return found
     return None
+
+
+def root_of(kind: type) -> str:
+    """Return the name of the package that a type is from."""
+    # Types made by Cython may have something else than text there.
+    return str(kind.__module__).partition(".")[0]
 
 
 def _of_array(array: Any) -> int | None:
