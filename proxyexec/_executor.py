@@ -345,7 +345,11 @@ def _is_ready(future: TaskFuture[Any]) -> bool:
 
 def _in_a_thread(function: Callable[..., None], **kwargs: Any) -> None:
     """Call it where no lock is held: pools settle futures of broken ones with theirs in hand."""
-    threading.Thread(target=function, kwargs=kwargs, name="proxyexec-shutdown").start()
+    thread = threading.Thread(target=function, kwargs=kwargs, name="proxyexec-shutdown")
+    try:
+        thread.start()
+    except RuntimeError:  # the program is ending
+        function(**kwargs)
 
 
 def _submit_item(submit: Callable[..., Any], function: Any, item: Sequence[Any]) -> Any:
