@@ -27,6 +27,9 @@ __all__ = ["Lease", "Leases"]
 
 _log = logging.getLogger("proxyexec")
 
+# When nothing has been released for so long, what is kept for the next objects is given back.
+_IDLE_SECONDS = 5.0
+
 
 class Lease:
     """One hold on the object under ``key``; released when it is dropped, at the latest."""
@@ -81,14 +84,23 @@ class Leases:
         name: the store's name, for the log.
         evict: removes the objects under some keys; slow, and may raise.
         home: the store; kept alive by leases, not by this object.
+        release_idle: gives back what the connector keeps for the next objects; called when
+            nothing has been evicted for a while.
     """
 
-    def __init__(self, name: str, evict: Callable[[Sequence[str]], None], home: object) -> None:
+    def __init__(
+        self,
+        name: str,
+        evict: Callable[[Sequence[str]], None],
+        home: object,
+        release_idle: Callable[[], object] | None = None,
+    ) -> None:
         self.failures = 0
         """Evictions that failed so far."""
         self._name = name
         self._home = weakref.ref(home)
         self._evict = evict
+        self._release_idle = release_idle
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
         self._spared: set[str] = set()
@@ -220,13 +232,21 @@ class Leases:
                 close()
 
     def _batch(self) -> list[_Message]:
-        messages = [self._messages.get()]
+        messages = [self._next()]
         try:
             while messages[-1] is not None:
                 messages.append(self._messages.get_nowait())
         except Empty:
             pass
         return messages
+
+    def _next(self) -> _Message:
+        if self._release_idle is not None:
+            try:
+                return self._messages.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                self._release_idle()
+        return self._messages.get()
 
     def _count(self, messages: list[_Message]) -> tuple[list[str], list[threading.Event], bool]:
         """Return which keys are to be evicted now, who waits for it, and whether to stop."""

@@ -68,7 +68,9 @@ class Store:
     ) -> None:
         self._set_up(name, connector, serializer or PickleSerializer(), parse_size(cache_bytes))
         self._contents: Contents | None = Contents(connector.get)
-        self._leases: Leases | None = Leases(name, self._evictor(), self)
+        self._leases: Leases | None = Leases(
+            name, self._evictor(), self, getattr(connector, "release_idle", None)
+        )
         # A store that is dropped without being closed ends its thread, which then drops the
         # connector. No joining here: the collector may be running anywhere.
         weakref.finalize(self, self._leases.post, None).atexit = False

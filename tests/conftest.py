@@ -6,6 +6,7 @@ import gc
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import subprocess
 import tempfile
 import threading
 from collections import Counter
@@ -17,6 +18,7 @@ import pytest
 import proxyexec._store
 import proxyexec_connectors.file
 from proxyexec import Store, StoreExecutor
+from proxyexec_connectors.file import FileConnector
 from tests import functions
 
 # Before anything imports it, so that its failures say what was compared.
@@ -52,6 +54,18 @@ def shared_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         multiprocessing.resource_tracker.ensure_running()
         multiprocessing.forkserver.ensure_running()
         yield Path(memory)
+
+
+@pytest.fixture
+def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 64 MiB, as containers have for shared memory."""
+    directory = tmp_path / "tmpfs"
+    directory.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(directory)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting takes a user who may")
+    yield directory
+    subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +113,10 @@ def _threads(older: Collection[Store]) -> list[threading.Thread]:
 
 def _leaked(before: Counter[str], shared_memory: Path, older: Collection[Store]) -> Counter[str]:
     wait_for_evictions(older)
+    for store in older:
+        if isinstance(store.connector, FileConnector):
+            store.usage()  # evicts what has been released
+            store.connector.release_idle()  # which happens by itself after a while
     leaked = _holdings(shared_memory, older) - before
     if any(store.connector.url.startswith("redis") for store in older):
         # A connector to Redis opens connections as it needs them, a bounded number.

@@ -70,7 +70,8 @@ class TestSharedMemory(TestFileConnector):
 
 
 def objects(connector):
-    return [name for place in connector._places for name in os.listdir(place)]
+    names = [name for place in connector._places for name in os.listdir(place)]
+    return [name for name in names if not name.startswith("~")]
 
 
 def test_the_directory_is_made_private_and_removed(tmp_path):
@@ -230,18 +231,6 @@ def test_a_full_directory_spills_and_then_says_so(tmp_path, monkeypatch):
     connector.close()
     assert not (tmp_path / "small").exists()
     assert not (tmp_path / "big").exists()
-
-
-@pytest.fixture
-def small_tmpfs(tmp_path):
-    """A tmpfs of 64 MiB, as containers have for shared memory."""
-    directory = tmp_path / "tmpfs"
-    directory.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(directory)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting takes a user who may")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 def test_a_small_tmpfs_spills_and_loses_nothing(small_tmpfs, tmp_path):

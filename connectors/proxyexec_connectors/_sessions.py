@@ -24,6 +24,7 @@ import secrets
 import shutil
 import stat
 
+from proxyexec_connectors._segments import discard_all
 from proxyexec_connectors.errors import UnsafeDirectoryError
 
 __all__ = ["Session", "sweep"]
@@ -137,6 +138,7 @@ def _remove(path: str) -> None:
     going = path + _GOING
     with contextlib.suppress(OSError):
         os.rename(path, going)
+    discard_all(going)
     shutil.rmtree(going, ignore_errors=True)
     # What could not be removed is left to the next sweep, which finds it by its lock.
     if not (os.path.lexists(path) or os.path.lexists(going)):

@@ -1,10 +1,13 @@
 """Objects as files: shared memory on one machine, or any directory that processes share.
 
-One file an object. Frames are written piecewise with system calls, never through a mapping: a
+One file an object. Frames are written piecewise with system calls, not through a mapping: a
 full tmpfs answers a write with an error, and a store through a mapping with SIGBUS. A file gets
 its name when it is whole, so a reader sees all of it or nothing, and a writer that is killed
 leaves nothing. Large objects are read by mapping them copy-on-write, which copies nothing and
 gives each reader private, writable memory; small ones by a plain read.
+
+In shared memory, the files of large objects are kept when these are evicted, and written again:
+see ``_segments``.
 
 Nothing is compressed, encrypted or synced to the medium.
 """
@@ -24,6 +27,7 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from proxyexec_connectors._layout import pieces, split
 from proxyexec_connectors._mapping import map_private
+from proxyexec_connectors._segments import SEGMENT_FROM, Segments, header, length_in
 from proxyexec_connectors._sessions import Session, new_name
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
@@ -97,6 +101,8 @@ class FileConnector:
             _remove(sessions, os.getpid())
             raise
         self._set_up(session, roots, weakref.finalize(self, _remove, sessions, os.getpid()))
+        for segments in self._segments:
+            segments.make()
 
     def _set_up(
         self,
@@ -107,6 +113,9 @@ class FileConnector:
         self._session = session
         self._roots = roots
         self._places = [os.path.join(root, session) for root in roots]
+        self._segments = [Segments(place) for place in self._places]
+        self._let_go = weakref.finalize(self, _let_go, self._segments)
+        self._let_go.atexit = False
         self._closed = False
         self._remove = remove
 
@@ -145,32 +154,26 @@ class FileConnector:
         # Taking a name decides who is first, but not between directories: look in the others.
         if any(os.path.exists(f"{place}/{name}") for place in self._places[1:]):
             return
-        for position, place in enumerate(self._places):
-            last = position == len(self._places) - 1
-            if not last and size >= _LARGE and size > _free_bytes(place):
-                continue
+        last = self._segments[-1]
+        for segments in self._segments:
             try:
-                _write(place, name, parts)
+                if self._write(segments, name, parts, size, or_fail=segments is last):
+                    return
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise self._translated(error) from error
-                if last:
-                    raise ConnectorFullError(self.url, size, _free_bytes(place)) from error
-            else:
-                return
+                if segments is last:
+                    free = _free_bytes(segments.place)
+                    raise ConnectorFullError(self.url, size, free) from error
 
     def get(self, key: str) -> Frames | None:
-        path = self._find(key)
-        if path is None:
-            return None
+        self._check_open()
+        name = _file_name(key)
         try:
-            buffer = _read(path)
-        except FileNotFoundError:  # evicted between the two steps
-            return None
+            buffer = self._read(name)
+            return None if buffer is None else split(buffer)
         except OSError as error:
             raise self._translated(error) from error
-        try:
-            return split(buffer)
         except ValueError as error:
             raise CorruptObjectError(self.url, key, str(error)) from error
 
@@ -180,15 +183,18 @@ class FileConnector:
     def evict(self, keys: Iterable[str]) -> None:
         self._check_open()
         failure: OSError | None = None
-        for key in keys:
-            name = _file_name(key)
-            for place in self._places:
+        names = [_file_name(key) for key in keys]
+        for segments in self._segments:
+            recycled = False
+            for name in names:
                 try:
-                    os.unlink(f"{place}/{name}")
+                    recycled |= _evict(segments, name)
                 except FileNotFoundError:
                     pass
                 except OSError as error:
                     failure = failure or error
+            if recycled:
+                segments.trim(_free_bytes(segments.place))
         if failure is not None:
             raise self._translated(failure) from failure
 
@@ -202,19 +208,28 @@ class FileConnector:
     def usage(self) -> Usage:
         self._check_open()
         sizes = []
-        for place in self._places:
-            with contextlib.suppress(FileNotFoundError), os.scandir(place) as entries:
+        for segments in self._segments:
+            with contextlib.suppress(FileNotFoundError), os.scandir(segments.place) as entries:
                 for entry in entries:
                     if entry.name.startswith(_UNFINISHED):
                         continue
                     with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
-                        sizes.append(entry.stat().st_size)
+                        size = entry.stat().st_size
+                        if size >= SEGMENT_FROM and segments.works:
+                            size = length_in(entry.path) or 0
+                        sizes.append(size)
         return Usage(len(sizes), sum(sizes))
+
+    def release_idle(self) -> None:
+        """Give back memory that is kept for the next objects."""
+        for segments in self._segments:
+            segments.discard_free()
 
     def close(self) -> None:
         self._closed = True
         if self._remove is not None:
             self._remove()
+        self._let_go()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -227,6 +242,46 @@ class FileConnector:
             path = f"{place}/{name}"
             if os.path.exists(path):
                 return path
+        return None
+
+    def _write(
+        self,
+        segments: Segments,
+        name: str,
+        parts: Sequence[bytes | memoryview],
+        size: int,
+        *,
+        or_fail: bool,
+    ) -> bool:
+        """Write an object into one directory, if there is room for it."""
+        place = segments.place
+        if segments.works and size >= SEGMENT_FROM:
+            if segments.write(name, parts, size):
+                return True
+            parts = [header(name, size), *parts]
+        if not or_fail and size >= _LARGE and size > _free_bytes(place):
+            segments.discard_free()
+            if size > _free_bytes(place):
+                return False
+        try:
+            _write(place, name, parts)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or not segments.discard_free():
+                raise
+            _write(place, name, parts)
+        return True
+
+    def _read(self, name: str) -> Buffer | None:
+        for segments in self._segments:
+            with contextlib.suppress(FileNotFoundError):
+                while True:
+                    path = f"{segments.place}/{name}"
+                    status = os.stat(path)
+                    if status.st_size < SEGMENT_FROM or not segments.works:
+                        return _read(path)
+                    buffer = segments.read(name, status.st_ino)
+                    if buffer is not None:
+                        return buffer
         return None
 
     def _translated(self, error: OSError) -> ConnectorError:
@@ -247,6 +302,23 @@ def _remove(sessions: list[Session], owner: int) -> None:
     if os.getpid() == owner:
         for session in sessions:
             session.remove()
+
+
+def _let_go(all_segments: list[Segments]) -> None:
+    for segments in all_segments:
+        segments.close()
+
+
+def _evict(segments: Segments, name: str) -> bool:
+    """Remove an object, if it is there; tell whether its file was kept."""
+    path = f"{segments.place}/{name}"
+    if segments.works:
+        status = os.stat(path, follow_symlinks=False)
+        if status.st_size >= SEGMENT_FROM:
+            segments.recycle(path, status)
+            return True
+    os.unlink(path)
+    return False
 
 
 def _usual_roots() -> list[str]:

@@ -1,0 +1,502 @@
+"""Segments: files in shared memory that hold one large object after the other.
+
+Fresh memory is dear: the kernel clears each page, and enters it into each process that looks at
+it, which takes several times as long as copying the bytes. So the file of a large object that is
+evicted is kept for a while, as a *segment*, and the next object is written into it through
+mappings that writers keep; readers keep theirs. Nobody may ever see another object's bytes,
+whatever happens when, and whoever is killed in the middle. The argument, step by step, is in
+docs/segments.md; tests/test_segments_model.py goes through all interleavings of the steps. These
+are the rules (a *lock* is a ``flock`` on the segment, of a descriptor that is nobody else's):
+
+- An object is a segment with a name in the session's directory. Evicting moves it into the
+  directory of free segments, under a name that is never used again, in one step.
+- Who writes holds the exclusive lock, and sees the segment among the free ones after taking it.
+  The header says that no object is there before the first byte is changed, and which one is after
+  the last. Only then the segment gets the object's name, in one step, unless that is taken.
+- Who reads holds a shared lock for as long as the memory is referred to, and looks at the header
+  after taking it: if another object is there, the one that was asked for has been evicted.
+- Who discards a segment takes its name first. It gives the memory back only with the exclusive
+  lock in hand; without, it goes when the last reader goes.
+
+The kernel lets go of locks when a process dies. Segments are written through mappings only
+where all their pages are there already, so a full file system is never a signal. All this is for
+tmpfs: elsewhere pages have to be written to a medium, and what is saved is not worth it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+
+from proxyexec_connectors._mapping import Mapping
+
+__all__ = ["SEGMENT_FROM", "Segments", "discard_all", "header", "length_in"]
+
+# Files from this size in bytes on are segments, where there are any.
+SEGMENT_FROM = 256 * 1024
+
+# What comes before an object, so that its frames stay aligned.
+_HEADER_BYTES = 256
+
+# The directory of free segments, within a session's.
+_FREE = "~free"
+
+# Free segments that are kept, at most; each one is looked at whenever one is needed.
+_KEPT_AT_MOST = 64
+
+# Free segments together may take this part of the memory that is free otherwise.
+_PART_OF_FREE = 4
+
+# Segments that a process has open beside those in use, for writing and for reading.
+_OPEN_AT_MOST = 64
+
+# Segments in use for which a descriptor is kept. Without, the mapping cannot be kept either.
+_LENT_AT_MOST = 64
+
+# How many free segments are tried at a time: those that their readers do not let go of
+# must not make writing slow.
+_TRIED_AT_MOST = 16
+
+_MAGIC = b"pxsegm01"
+_HEADER = struct.Struct("<8sQQH")
+_EMPTY, _WHOLE = 0, 1
+
+
+def header(name: str, length: int) -> bytes:
+    """Return what stands before an object of ``length`` bytes with the file name ``name``."""
+    return _header(_WHOLE, name, length)
+
+
+def _header(state: int, name: str, length: int) -> bytes:
+    encoded = name.encode()
+    return (_HEADER.pack(_MAGIC, state, length, len(encoded)) + encoded).ljust(_HEADER_BYTES, b"\0")
+
+
+def _object_in(head: bytes) -> tuple[str, int] | None:
+    """Return the name and the length of the object that a header tells of."""
+    if len(head) < _HEADER_BYTES:
+        return None
+    magic, state, length, size = _HEADER.unpack_from(head)
+    if magic != _MAGIC or state != _WHOLE:
+        return None
+    return head[_HEADER.size : _HEADER.size + size].decode("ascii", "replace"), length
+
+
+class _Segment:
+    """A segment that this process has open, with the lock that it may hold on it."""
+
+    __slots__ = ("_descriptor", "_forks", "mapping", "number", "size")
+
+    def __init__(self, path: str, *, shared: bool) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            status = os.fstat(self._descriptor)
+            self.number = status.st_ino
+            self.size = status.st_size
+            self._forks = _forks
+            self.mapping = Mapping(self._descriptor, max(self.size, 1), shared=shared)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def lock(self, kind: int) -> bool:
+        """Take a lock, ``LOCK_SH`` or ``LOCK_EX``, if that is possible at once."""
+        self._forks = _forks
+        try:
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def wait_for_shared_lock(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def unlock(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def read_header(self) -> bytes:
+        # Not through the mapping: the segment may have been discarded, its pages being gone.
+        return os.pread(self._descriptor, _HEADER_BYTES, 0)
+
+    def is_discarded(self) -> bool:
+        return not os.fstat(self._descriptor).st_nlink
+
+    def keeps_lock(self) -> bool:
+        """Tell that a lock may be let go of, as no forked child shares it."""
+        return self._descriptor >= 0 and self._forks == _forks and not _forking
+
+    def let_go_of_descriptor(self) -> None:
+        """Keep the mapping only, and with it the lock, which goes when the mapping goes."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Let go of all. What a forked child has of it stays locked."""
+        self.mapping.close()
+        self.let_go_of_descriptor()
+
+
+class Segments:
+    """The segments of one session in one directory, as this process sees them."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        """The session's directory."""
+        self._free = f"{place}/{_FREE}"
+        self.works = _rename_exclusively is not None and _is_tmpfs(place)
+        """Whether large objects are in segments here."""
+        # By inode number: those that nobody here uses just now. Who takes one out, in one step, has
+        # it for himself; so there is no lock, and finalizers may put some back at any moment.
+        self._for_writing: dict[int, _Segment] = {}
+        self._for_reading: dict[int, _Segment] = {}
+        self._lent: set[_Segment] = set()
+        self._closed = False
+        _all.add(self)
+
+    def make(self) -> None:
+        """Make what the session needs for segments."""
+        if self.works:
+            os.mkdir(self._free, 0o700)
+
+    def write(self, name: str, parts: Sequence[bytes | memoryview], length: int) -> bool:
+        """Write an object into a free segment; tell whether there was one.
+
+        Args:
+            name: of the file; if there is one, that stays as it is.
+            parts: of the object.
+            length: theirs together.
+        """
+        claimed = self._claim(_HEADER_BYTES + length)
+        if claimed is None:
+            return False
+        segment, path = claimed
+        try:
+            mapping = segment.mapping
+            mapping.write(0, _header(_EMPTY, name, length))
+            position = _HEADER_BYTES
+            for part in parts:
+                mapping.write(position, part)
+                position += len(part)
+            mapping.write(0, _header(_WHOLE, name, length))
+            return _rename(path, f"{self.place}/{name}")
+        finally:
+            segment.unlock()
+            self._put_back(segment, self._for_writing)
+
+    def read(self, name: str, number: int) -> memoryview | None:
+        """Return the bytes of an object, private to the caller.
+
+        Args:
+            name: of the file.
+            number: of the inode that the name was seen to lead to. If it does not any more,
+                nothing is returned: there may be another object, or none.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: what is there is no object.
+        """
+        path = f"{self.place}/{name}"
+        segment = self._for_reading.pop(number, None) or _Segment(path, shared=False)
+        try:
+            if segment.number == number:
+                length = self._locked(segment, path, name)
+                if length is not None:
+                    return self._lend(segment, length)
+        except BaseException:
+            segment.close()
+            raise
+        segment.close()
+        return None
+
+    def recycle(self, path: str, status: os.stat_result) -> None:
+        """Evict an object, and keep its segment if there is room.
+
+        Raises:
+            FileNotFoundError: there is no object at ``path``.
+        """
+        # What the name says is a hint that saves looking. Time makes it unique, and an order.
+        free = f"{time.monotonic_ns():016x}-{status.st_ino:x}-{status.st_size:x}"
+        os.rename(path, f"{self._free}/{free}")
+
+    def trim(self, free_bytes: int) -> None:
+        """Discard free segments until there are not too many.
+
+        Args:
+            free_bytes: what may be written in this place beside them.
+        """
+        kept = self._free_ones()
+        total = sum(size for _, _, size in kept)
+        allowed = free_bytes // _PART_OF_FREE
+        excess = len(kept) - _KEPT_AT_MOST
+        for name, _, size in kept:
+            if excess <= 0 and total <= allowed:
+                return
+            self._discard(name)
+            excess -= 1
+            total -= size
+
+    def discard_free(self) -> bool:
+        """Discard all free segments; tell whether there were any."""
+        kept = self._free_ones()
+        for name, _, _ in kept:
+            self._discard(name)
+        self._drop_discarded(self._for_reading)
+        return bool(kept)
+
+    def close(self) -> None:
+        """Let go of all segments of this process that nobody uses."""
+        self._closed = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Close what is open for the next time."""
+        for kept in (self._for_writing, self._for_reading):
+            for number in list(kept):
+                segment = kept.pop(number, None)
+                if segment is not None:
+                    segment.close()
+
+    def _claim(self, size: int) -> tuple[_Segment, str] | None:
+        """Take the exclusive lock on a free segment of at least ``size`` bytes."""
+        fitting = [one for one in self._free_ones() if size <= one[2] <= 2 * size]
+        # Later names come first: their pages are warm. Before them those whose mapping is here.
+        fitting.reverse()
+        fitting.sort(key=lambda one: one[1] not in self._for_writing)
+        for name, number, _ in fitting[:_TRIED_AT_MOST]:
+            path = f"{self._free}/{name}"
+            segment = self._for_writing.pop(number, None)
+            if segment is None:
+                segment = self._opened_for_writing(path)
+                if segment is None:
+                    continue
+            if segment.lock(fcntl.LOCK_EX):
+                # Between looking and locking, it may have been taken and be an object by now.
+                if segment.size >= size and _number_of(path) == segment.number:
+                    return segment, path
+                segment.unlock()
+            self._put_back(segment, self._for_writing)
+        self._drop_discarded(self._for_writing)
+        return None
+
+    def _opened_for_writing(self, path: str) -> _Segment | None:
+        try:
+            segment = _Segment(path, shared=True)
+        except OSError:  # taken meanwhile, or there are no mappings to be had
+            return None
+        # Nobody discards it: who does, takes the name first, and it would not be here.
+        if segment.lock(fcntl.LOCK_EX):
+            if _number_of(path) == segment.number:
+                segment.mapping.touch()
+            return segment
+        segment.close()
+        return None
+
+    def _locked(self, segment: _Segment, path: str, name: str) -> int | None:
+        """Take the shared lock; return the object's length, or ``None`` if it is not there."""
+        if not segment.lock(fcntl.LOCK_SH):
+            # Somebody writes there. If it has the name, that was this object, and is done.
+            if _number_of(path) != segment.number:
+                return None
+            segment.wait_for_shared_lock()
+        head = segment.read_header()
+        found = _object_in(head)
+        if found is not None and found[0] == name:
+            length = found[1]
+            if _HEADER_BYTES + length > segment.size:
+                raise ValueError(f"{length} bytes in a segment of {segment.size}")
+            return length
+        if _number_of(path) == segment.number:  # nobody changes that now
+            raise ValueError(f"a segment that starts with {head[:8]!r}")
+        return None
+
+    def _lend(self, segment: _Segment, length: int) -> memoryview:
+        memory = segment.mapping.lend(_HEADER_BYTES, length)
+        self._lent.add(segment)
+        if len(self._lent) > _LENT_AT_MOST:
+            segment.let_go_of_descriptor()
+        # Called wherever the last reference goes: in the garbage collector, for instance.
+        weakref.finalize(memory, self._take_back, segment).atexit = False
+        return memoryview(memory).cast("B")
+
+    def _take_back(self, segment: _Segment) -> None:
+        self._lent.discard(segment)
+        # A mapping with changes of ours would show them in place of the next object.
+        if not segment.keeps_lock() or self._closed or not segment.mapping.is_as_in_file():
+            segment.close()
+            return
+        segment.unlock()
+        # In this order: who discards takes the name before the lock.
+        self._put_back(segment, self._for_reading)
+
+    def _put_back(self, segment: _Segment, kept: dict[int, _Segment]) -> None:
+        if segment.is_discarded() or kept.setdefault(segment.number, segment) is not segment:
+            segment.close()
+        elif self._closed:
+            self.drop()
+        elif len(kept) > _OPEN_AT_MOST:
+            for number in list(kept)[: len(kept) - _OPEN_AT_MOST]:
+                oldest = kept.pop(number, None)
+                if oldest is not None:
+                    oldest.close()
+
+    def _drop_discarded(self, kept: dict[int, _Segment]) -> None:
+        for number in list(kept):
+            segment = kept.pop(number, None)
+            if segment is not None:
+                self._put_back(segment, kept)
+
+    def _free_ones(self) -> list[tuple[str, int, int]]:
+        """Names, inode numbers and sizes of free segments, the oldest first."""
+        try:
+            names = os.listdir(self._free)
+        except FileNotFoundError:
+            return []
+        names.sort()
+        return [(name, *_hints(name)) for name in names]
+
+    def _discard(self, name: str) -> None:
+        segment = self._for_writing.pop(_hints(name)[0], None)
+        discard(f"{self._free}/{name}")
+        if segment is not None:
+            self._put_back(segment, self._for_writing)
+
+
+def discard(path: str) -> None:
+    """Remove a segment, and give its memory back even if processes have it mapped."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            # First of all: from now on, nobody can find it, and who lets go of it will see.
+            os.unlink(path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(descriptor).st_nlink:  # or it was another file that had the name
+                os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+
+def discard_all(place: str) -> None:
+    """Remove all segments in a session's directory that is being removed."""
+    for directory in (f"{place}/{_FREE}", place):
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_size >= SEGMENT_FROM and _is_segment(
+                        entry.path
+                    ):
+                        discard(entry.path)
+
+
+def length_in(path: str) -> int | None:
+    """Return the length of the object in a segment; ``None`` if there is none."""
+    with open(path, "rb", buffering=0) as file:
+        found = _object_in(file.read(_HEADER_BYTES) or b"")
+    return None if found is None else found[1]
+
+
+def _is_segment(path: str) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def _hints(name: str) -> tuple[int, int]:
+    _, number, size = name.split("-")
+    return int(number, 16), int(size, 16)
+
+
+def _number_of(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _rename(source: str, target: str) -> bool:
+    """Rename a file unless the target exists; tell whether there is a target now.
+
+    Raises:
+        OSError: the target's directory is gone.
+    """
+    assert _rename_exclusively is not None  # noqa: S101 - or there are no segments
+    arguments = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _NOREPLACE)
+    if _rename_exclusively(*arguments) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return True
+    if code == errno.ENOENT and os.path.isdir(os.path.dirname(target)):
+        return False  # somebody discarded the segment
+    raise OSError(code, os.strerror(code), target)
+
+
+def _is_tmpfs(directory: str) -> bool:
+    """Tell whether a directory is in memory, by what the kernel says of its device."""
+    try:
+        device = os.stat(directory).st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        with open("/proc/self/mountinfo") as lines:
+            for line in lines:
+                fields = line.split()
+                if fields[2] == wanted:
+                    return fields[fields.index("-") + 1] == "tmpfs"
+    except (OSError, ValueError, IndexError):
+        pass
+    return False
+
+
+_AT_FDCWD = -100
+_NOREPLACE = 1
+# In glibc from 2.28 on.
+_rename_exclusively = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+if _rename_exclusively is not None:
+    _rename_exclusively.argtypes = (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_uint,
+    )
+
+_all: weakref.WeakSet[Segments] = weakref.WeakSet()
+
+# A forked child shares the locks of what is in use at that moment: unlocked here, its memory would
+# change there. So locks that were taken before a fork, or during one, are never let go of by
+# hand; they go when the last mapping goes.
+_forks = 0
+_forking: set[int] = set()
+
+
+def _before_fork() -> None:
+    global _forks
+    _forking.add(threading.get_ident())
+    _forks += 1
+
+
+def _after_fork_in_parent() -> None:
+    global _forks
+    _forks += 1
+    _forking.discard(threading.get_ident())
+
+
+def _after_fork_in_child() -> None:
+    global _forks
+    _forks += 1
+    _forking.clear()
+    for segments in list(_all):
+        segments.drop()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
