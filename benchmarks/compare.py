@@ -13,26 +13,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from command import at_least, check_directories, end_tidily_when_terminated, sizes
 from contenders import CONTENDERS, Contender, interrupts_ignored
-from machine import available_memory, describe_machine
+from machine import available_memory, describe_machine, in_a_line
 from measure import Cell, measure
-from plan import FEW_SAMPLES, GOALS, SAMPLES, SIZES, Step, make_plan
+from plan import GOALS, RIVALS_RAY, SAMPLES, SIZES, Step, make_plan
 from plot import can_plot, plot
 from screen import Progress, duration, show_table, size_name
 from workloads import TINY_TASKS, WORKLOADS, Workload
 
-DISTRIBUTIONS = ("proxyexec", "wrapt", "numpy", "pandas", "proxystore", "joblib", "loky", "ray")
+# Medians that differ by less do so by chance.
+_LEVEL = 0.95
 
-_UNITS = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
+DISTRIBUTIONS = ("proxyexec", "wrapt", "numpy", "pandas", "proxystore", "joblib", "loky", "ray")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_describe(machine, options.workers), file=sys.stderr)
     cells: list[Cell] = []
     interrupted = False
-    # Whoever stops this with a signal gets the same tidy end as with Ctrl-C.
-    signal.signal(signal.SIGTERM, _terminate)
+    end_tidily_when_terminated()
     try:
         with _started(options.contenders, options.workers, plan) as ready:
             _run(ready, plan, cells)
@@ -113,29 +112,35 @@ def _show(cells: Sequence[Cell]) -> None:
         mine = [cell for cell in cells if cell.workload == name]
         if not mine:
             continue
-        rate = name == "tiny"
-        raw = {one.size: one.median for one in mine if one.contender == "raw" and one.seconds}
-        rows = [_row(cell, raw.get(cell.size), rate=rate) for cell in mine]
+        rate = workload.together is not None
+        raw, ray = _medians(mine, "raw"), _medians(mine, "ray")
+        rows = [_row(cell, raw.get(cell.size), ray.get(cell.size), rate=rate) for cell in mine]
         show_table(
             f"{workload.title}: {_what_is_timed(workload)}",
             ["tasks" if rate else "size", "contender", "median", "quartiles", "x raw", "goal"],
             rows,
             notes=[
-                f"{cell.contender} at {size_name(cell.size)}: {cell.error[:300]}"
-                for cell in mine
-                if cell.error
+                f"{cell.contender}{_at(cell)}: {cell.error[:300]}" for cell in mine if cell.error
             ],
             group_by_first=True,
         )
 
 
+def _medians(cells: Sequence[Cell], contender: str) -> dict[int, float]:
+    return {one.size: one.median for one in cells if one.contender == contender and one.seconds}
+
+
+def _at(cell: Cell) -> str:
+    return f" at {size_name(cell.size)}" if cell.size else ""
+
+
 def _what_is_timed(workload: Workload) -> str:
-    if workload.name == "tiny":
+    if workload.together is not None:
         return "throughput"
     return "time of all tasks" if workload.tasks > 1 else "time of a call"
 
 
-def _row(cell: Cell, raw: float | None, *, rate: bool) -> list[str]:
+def _row(cell: Cell, raw: float | None, ray: float | None, *, rate: bool) -> list[str]:
     heading = f"{TINY_TASKS:,}" if rate else size_name(cell.size)
     if cell.error is not None or not cell.seconds:
         return [heading, cell.contender, "failed" if cell.error else "-", "", "", ""]
@@ -147,18 +152,23 @@ def _row(cell: Cell, raw: float | None, *, rate: bool) -> list[str]:
     if raw is None:
         return [heading, cell.contender, median, spread, "", ""]
     ratio = raw / cell.median
-    return [heading, cell.contender, median, spread, f"{ratio:.2f}", _verdict(cell, ratio)]
+    return [heading, cell.contender, median, spread, f"{ratio:.2f}", _verdict(cell, ratio, ray)]
 
 
-def _verdict(cell: Cell, ratio: float) -> str:
+def _verdict(cell: Cell, ratio: float, ray: float | None) -> str:
     goal = GOALS.get((cell.workload, cell.size)) if cell.contender == "proxyexec" else None
     if goal is None:
         return ""
-    return f"{goal:g} " + ("pass" if ratio >= goal else "SHORT")
+    verdict = f"{goal:g} " + ("pass" if ratio >= goal else "SHORT")
+    if ray is None or (cell.workload, cell.size) not in RIVALS_RAY:
+        return verdict
+    return f"{verdict}, {_beside_ray(ray / cell.median)}"
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _beside_ray(ratio: float) -> str:
+    if ratio > 1:
+        return "ahead of ray"
+    return "level with ray" if ratio >= _LEVEL else "behind ray"
 
 
 def _write(options: argparse.Namespace, machine: dict[str, Any], cells: Sequence[Cell]) -> None:
@@ -184,13 +194,7 @@ def _write(options: argparse.Namespace, machine: dict[str, Any], cells: Sequence
 
 
 def _describe(machine: dict[str, Any], workers: int) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    memory = size_name(machine["memory_bytes"] or 0)
-    return (
-        f"{machine['processor']}, {machine['cores']} cores, {memory}, "
-        f"{machine['system']} {machine['kernel']}, {machine['python']}, {workers} workers; "
-        f"{versions}"
-    )
+    return in_a_line(machine, f"{workers} workers")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -201,7 +205,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--sizes",
-        type=_sizes,
+        type=sizes,
         metavar="LIST",
         help=f"of the data of a task (default: {', '.join(map(size_name, SIZES))})",
     )
@@ -219,15 +223,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--repeat",
-        type=_positive,
+        type=at_least(1),
         metavar="N",
-        help=f"samples of each (default: {SAMPLES}; at most {FEW_SAMPLES} where a call moves 1 GB)",
+        help=f"samples of each (default: {SAMPLES}; fewer where a call moves 1 GB or more)",
     )
     parser.add_argument(
-        "--workers", type=_positive, default=2, metavar="N", help="processes (default: 2)"
+        "--workers", type=at_least(1), default=2, metavar="N", help="processes (default: 2)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer sizes and samples: about two minutes"
+        "--quick", action="store_true", help="fewer sizes and samples: about four minutes"
     )
     parser.add_argument("--json", metavar="FILE", help="write all samples there")
     parser.add_argument("--plot", metavar="FILE", help="draw a picture (PNG, SVG or PDF)")
@@ -258,30 +262,7 @@ def _check(
         parser.error(f"not installed: {', '.join(missing)}")
     if options.plot is not None and not can_plot():
         parser.error("--plot needs matplotlib")
-    for path in filter(None, (options.json, options.plot)):
-        # Better now than after minutes of work.
-        if not Path(path).resolve().parent.is_dir():
-            parser.error(f"no such directory: {Path(path).parent}")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def _sizes(text: str) -> list[int]:
-    return [_size(part) for part in text.split(",")]
-
-
-def _size(text: str) -> int:
-    stripped = text.strip().upper()
-    digits = stripped.rstrip("KMGB")
-    unit = _UNITS.get(stripped[len(digits) :].strip() or "B")
-    if unit is None or not digits.strip().isdigit() or int(digits) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 10KB, 100MB or 1GB")
-    return int(digits) * unit
+    check_directories(parser, (options.json, options.plot))
 
 
 def _names(kind: str, known: Sequence[str]) -> Any:

@@ -64,6 +64,10 @@ class Contender(ABC):
     ) -> list[Any]:
         """Hand all calls over one by one, then wait for all results."""
 
+    def map_many(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Make all calls in the way meant for many that are alike: ``map``, where there is one."""
+        return self.call_many(function, calls)
+
     def broadcast(self, function: Callable[..., Any], array: Any, *, tasks: int) -> list[Any]:
         """Hand over one task after another with the same argument, then wait for all results."""
         return self.call_many(function, [(array,)] * tasks)
@@ -139,6 +143,10 @@ class _Executor(Contender):
             for future in futures:
                 future.cancel()
             raise
+
+    def map_many(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        columns = zip(*calls, strict=True)
+        return list(self.executor.map(function, *columns))
 
     def map_partial(
         self, function: Callable[..., Any], fixed: Any, items: Sequence[Any]
@@ -274,15 +282,17 @@ class Joblib(Contender):
         joblib = import_module("joblib")
         self._directory = _directory_in_memory("joblib")
         self._delayed = joblib.delayed
-        # One task is one message, as with the others: by itself joblib batches tiny tasks.
-        self._parallel = joblib.Parallel(
+        # With other options here, joblib would restart the workers between one and the other.
+        parallel = partial(
+            joblib.Parallel,
             n_jobs=workers,
             backend="loky",
-            batch_size=1,
-            pre_dispatch="all",
             max_nbytes=1_000_000,
             temp_folder=self._directory,
         )
+        # One task is one message, as with the others: by itself joblib batches tiny tasks.
+        self._parallel = parallel(batch_size=1, pre_dispatch="all")
+        self._batching = parallel()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._parallel([self._delayed(function)(*arguments)])[0]
@@ -292,6 +302,10 @@ class Joblib(Contender):
     ) -> list[Any]:
         delayed = self._delayed(function)
         return list(self._parallel([delayed(*arguments) for arguments in calls]))
+
+    def map_many(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        delayed = self._delayed(function)
+        return list(self._batching(delayed(*arguments) for arguments in calls))
 
     def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
         with self._parallel:

@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 # The pool's processes are what runs in parallel; threads of numerical libraries within each
@@ -32,6 +31,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import numpy as np  # noqa: E402 - after the above
+from command import end_tidily_when_terminated  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from screen import Progress, duration, show_table, size_name  # noqa: E402
 from skimage import data, filters, util  # noqa: E402
@@ -164,8 +164,7 @@ def _bundled(names: dict[str, str], number: int) -> Array:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit code."""
     options = _options(arguments)
-    # Whoever stops this with a signal gets the same tidy end as with Ctrl-C.
-    signal.signal(signal.SIGTERM, _terminate)
+    end_tidily_when_terminated()
     try:
         return _demo(options)
     except KeyboardInterrupt:
@@ -269,10 +268,6 @@ def _show(pipelines: Sequence[Pipeline], workers: int, elapsed: float) -> None:
 def _leave_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

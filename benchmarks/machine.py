@@ -10,7 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["available_memory", "describe_machine"]
+from screen import size_name
+
+__all__ = ["available_memory", "describe_machine", "in_a_line"]
 
 
 def describe_machine(distributions: Iterable[str]) -> dict[str, Any]:
@@ -34,6 +36,20 @@ def describe_machine(distributions: Iterable[str]) -> dict[str, Any]:
         "start_method_default": _start_method(),
         "versions": _versions(distributions),
     }
+
+
+def in_a_line(machine: dict[str, Any], *more: str) -> str:
+    """Return what counts most of a machine's description, and what else is said, for people."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    facts = (
+        machine["processor"],
+        f"{machine['cores']} cores",
+        size_name(machine["memory_bytes"] or 0),
+        f"{machine['system']} {machine['kernel']}",
+        machine["python"],
+        *more,
+    )
+    return f"{', '.join(facts)}; {versions}"
 
 
 def available_memory() -> int | None:

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from workloads import TINY_TASKS, Job, Workload
+from workloads import TINY_TASKS, Job, Together, Workload
 
 if TYPE_CHECKING:
     from contenders import Contender
 
-__all__ = ["LARGE", "Cell", "WrongResultError", "measure"]
+__all__ = ["LARGE", "Cell", "WrongResultError", "measure", "quartiles", "touch_free_memory"]
 
 # From this size on, a sample is one call, and free memory is touched before it.
 LARGE = 10_000_000
@@ -70,10 +70,30 @@ class Cell:
     @property
     def quartiles(self) -> tuple[float, float]:
         """The first and the third quartile of the samples."""
-        if len(self.seconds) == 1:
-            return self.seconds[0], self.seconds[0]
-        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return first, third
+        return quartiles(self.seconds)
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float]:
+    """Return the first and the third quartile."""
+    if len(samples) == 1:
+        return samples[0], samples[0]
+    first, _, third = statistics.quantiles(samples, n=4, method="inclusive")
+    return first, third
+
+
+def touch_free_memory(size: int, *, several: bool = False) -> None:
+    """Have the machine's free memory there before data of a large size are moved.
+
+    Args:
+        size: bytes of the data; for small ones nothing is done.
+        several: whether several tasks may have theirs in memory at once.
+    """
+    if size < LARGE:
+        return
+    touched = (_TOUCHED_BY_SEVERAL if several else _TOUCHED) * size
+    with mmap.mmap(-1, touched) as memory:
+        page = mmap.PAGESIZE
+        memory[::page] = bytes(len(range(0, touched, page)))
 
 
 def measure(
@@ -120,7 +140,7 @@ def measure(
 
 
 def _calls_per_sample(workload: Workload, size: int) -> int:
-    if workload.name == "tiny":
+    if workload.together is not None:
         return TINY_TASKS
     if size >= LARGE:
         return 1
@@ -131,11 +151,12 @@ def _sample(
     contender: Contender, workload: Workload, size: int, calls: int, serials: Iterable[int]
 ) -> tuple[float, float]:
     jobs = [workload.job(size, serial) for serial, _ in zip(serials, range(calls), strict=False)]
-    if size >= LARGE:
-        _touch_free_memory((_TOUCHED if workload.tasks == 1 else _TOUCHED_BY_SEVERAL) * size)
+    touch_free_memory(size, several=workload.tasks > 1)
     gc.collect()
-    run = _many if workload.name == "tiny" else _in_a_row
-    elapsed, received, last = run(contender, workload, jobs)
+    if workload.together is None:
+        elapsed, received, last = _in_a_row(contender, workload, jobs)
+    else:
+        elapsed, received, last = _together(contender, workload.together, jobs)
     if received != [job.expected_touch for job in jobs]:
         raise WrongResultError(contender.name, jobs[-1])
     if not jobs[-1].is_right(contender.plain(last[0])):
@@ -157,17 +178,11 @@ def _in_a_row(
     return time.perf_counter() - start, received, [result]
 
 
-def _many(
-    contender: Contender, workload: Workload, jobs: Sequence[Job]
+def _together(
+    contender: Contender, run: Together, jobs: Sequence[Job]
 ) -> tuple[float, list[float], list[Any]]:
     calls = [job.arguments for job in jobs]
     start = time.perf_counter()
-    results = contender.call_many(jobs[0].function, calls)
+    results = run(contender, jobs[0].function, calls)
     elapsed = time.perf_counter() - start
-    return elapsed, list(map(workload.receive, results)), results[-1:]
-
-
-def _touch_free_memory(size: int) -> None:
-    with mmap.mmap(-1, size) as memory:
-        page = mmap.PAGESIZE
-        memory[::page] = bytes(len(range(0, size, page)))
+    return elapsed, list(map(float, results)), results[-1:]

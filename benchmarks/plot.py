@@ -123,7 +123,7 @@ def _mark_times(panel: Any) -> None:
 
 
 def _bars(panel: Any, cells: Sequence[Cell], contenders: Sequence[str]) -> None:
-    rate = cells[0].workload == "tiny"
+    rate = WORKLOADS[cells[0].workload].together is not None
     # The function itself takes a thousandth of any pool's time: as a rate, its bar would hide
     # the others.
     shown = [cell for cell in cells if not (rate and cell.contender == "direct")]

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from contenders import Contender
 
-__all__ = ["TINY_TASKS", "WORKLOADS", "Job", "Workload", "pause", "touch"]
+__all__ = ["TINY_TASKS", "WORKLOADS", "Job", "Together", "Workload", "pause", "touch"]
 
 # What the operating system moves at a time, in bytes, and one float64 in each.
 _PAGE_BYTES = 4096
 _PAGE = _PAGE_BYTES // 8
 
-# How many submits make one sample of the workload "tiny".
+# How many tasks make one sample of the workloads "tiny" and "tiny_map".
 TINY_TASKS = 5000
 
 # How many tasks share an array.
@@ -137,6 +137,22 @@ def _chain(contender: Contender, job: Job) -> Any:
     return contender.chain(job.function, *job.arguments, stages=_STAGES)
 
 
+def _submit_all(
+    contender: Contender, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    return contender.call_many(function, calls)
+
+
+def _map_all(
+    contender: Contender, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    return contender.map_many(function, calls)
+
+
+# Has a contender make many calls of one function; returns their results.
+Together = Callable[["Contender", Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
+
+
 @dataclass(frozen=True)
 class Workload:
     """A kind of call.
@@ -149,6 +165,8 @@ class Workload:
         run: has a contender do a job.
         tasks: how many tasks make one call.
         requires: what has to be importable, for the client and for workers.
+        together: for tiny tasks, whose throughput counts: makes all calls of a sample at once,
+            in place of ``run``. They have no size.
     """
 
     name: str
@@ -158,6 +176,7 @@ class Workload:
     run: Callable[[Contender, Job], Any] = _call
     tasks: int = 1
     requires: str | None = None
+    together: Together | None = None
 
     def is_possible(self) -> bool:
         """Tell whether what it requires is installed."""
@@ -268,6 +287,7 @@ WORKLOADS = {
         Workload(
             "chain", f"chain of {_STAGES} stages", _five_stages, touch, run=_chain, tasks=_STAGES
         ),
-        Workload("tiny", f"{TINY_TASKS:,} tiny tasks", _tiny, float),
+        Workload("tiny", f"{TINY_TASKS:,} tiny tasks", _tiny, float, together=_submit_all),
+        Workload("tiny_map", f"{TINY_TASKS:,} tiny tasks by map", _tiny, float, together=_map_all),
     )
 }
