@@ -61,9 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; this is what there is", file=sys.stderr)
         interrupted = True
-    _show(cells)
+    tables = list(_tables(cells))
+    for table in tables:
+        show_table(**table, group_by_first=True)
     if options.json is not None:
-        _write(options, machine, cells)
+        _write(options, machine, cells, tables)
     if options.plot is not None and any(cell.seconds for cell in cells):
         names = [name for name in CONTENDERS if name in options.contenders]
         plot(cells, names, options.plot, _describe(machine, options.workers))
@@ -107,7 +109,7 @@ def _run(contenders: Sequence[Contender], plan: Sequence[Step], cells: list[Cell
             )
 
 
-def _show(cells: Sequence[Cell]) -> None:
+def _tables(cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
     for name, workload in WORKLOADS.items():
         mine = [cell for cell in cells if cell.workload == name]
         if not mine:
@@ -115,15 +117,21 @@ def _show(cells: Sequence[Cell]) -> None:
         rate = workload.together is not None
         raw, ray = _medians(mine, "raw"), _medians(mine, "ray")
         rows = [_row(cell, raw.get(cell.size), ray.get(cell.size), rate=rate) for cell in mine]
-        show_table(
-            f"{workload.title}: {_what_is_timed(workload)}",
-            ["tasks" if rate else "size", "contender", "median", "quartiles", "x raw", "goal"],
-            rows,
-            notes=[
+        yield {
+            "title": f"{workload.title}: {_what_is_timed(workload)}",
+            "columns": [
+                "tasks" if rate else "size",
+                "contender",
+                "median",
+                "quartiles",
+                "x raw",
+                "goal",
+            ],
+            "rows": rows,
+            "notes": [
                 f"{cell.contender}{_at(cell)}: {cell.error[:300]}" for cell in mine if cell.error
             ],
-            group_by_first=True,
-        )
+        }
 
 
 def _medians(cells: Sequence[Cell], contender: str) -> dict[int, float]:
@@ -171,7 +179,12 @@ def _beside_ray(ratio: float) -> str:
     return "level with ray" if ratio >= _LEVEL else "behind ray"
 
 
-def _write(options: argparse.Namespace, machine: dict[str, Any], cells: Sequence[Cell]) -> None:
+def _write(
+    options: argparse.Namespace,
+    machine: dict[str, Any],
+    cells: Sequence[Cell],
+    tables: Sequence[dict[str, Any]],
+) -> None:
     raw = {(one.workload, one.size): one for one in cells if one.contender == "raw"}
     results = []
     for cell in cells:
@@ -189,6 +202,7 @@ def _write(options: argparse.Namespace, machine: dict[str, Any], cells: Sequence
         "workers": options.workers,
         "contenders": {name: CONTENDERS[name].about for name in options.contenders},
         "results": results,
+        "tables": tables,
     }
     Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
 

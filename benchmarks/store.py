@@ -158,12 +158,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Interrupted in the first rounds, there is nothing.
         if samples[name]
     ]
-    _show(entries)
+    table = _table(entries)
+    show_table(**table, group_by_first=True)
     if options.json is not None:
         document = {
             "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "machine": machine,
             "results": entries,
+            "tables": [table],
         }
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
     return 130 if interrupted else 0
@@ -208,13 +210,12 @@ def _entry(size: int, name: str, samples: Samples) -> dict[str, Any]:
     return entry
 
 
-def _show(entries: Sequence[dict[str, Any]]) -> None:
-    show_table(
-        "array of float64, stored in shared memory: time of a call",
-        ["size", "operation", "median", "quartiles", "beside memory", "goal"],
-        [_row(entry) for entry in entries],
-        group_by_first=True,
-    )
+def _table(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "title": "array of float64, stored in shared memory: time of a call",
+        "columns": ["size", "operation", "median", "quartiles", "beside memory", "goal"],
+        "rows": [_row(entry) for entry in entries],
+    }
 
 
 def _row(entry: dict[str, Any]) -> list[str]:
