@@ -106,6 +106,6 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Compare with other libraries, side by side: nox -s benchmarks -- --quick."""
+    """Run every benchmark and make their page in docs/: nox -s benchmarks -- --quick."""
     install(session, "benchmarks")
-    session.run("python", "benchmarks/compare.py", *session.posargs)
+    session.run("python", "benchmarks/all.py", *session.posargs)

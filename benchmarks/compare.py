@@ -32,7 +32,17 @@ from workloads import TINY_TASKS, WORKLOADS, Workload
 # Medians that differ by less do so by chance.
 _LEVEL = 0.95
 
-DISTRIBUTIONS = ("proxyexec", "wrapt", "numpy", "pandas", "proxystore", "joblib", "loky", "ray")
+DISTRIBUTIONS = (
+    "proxyexec",
+    "wrapt",
+    "numpy",
+    "pandas",
+    "proxystore",
+    "joblib",
+    "loky",
+    "ray",
+    "distributed",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +106,12 @@ def _started(names: Sequence[str], workers: int, plan: Sequence[Step]) -> Iterat
 
 def _run(contenders: Sequence[Contender], plan: Sequence[Step], cells: list[Cell]) -> None:
     # Each takes part in one round more than is kept.
-    samples = sum(step.samples + 1 for step in plan) * len(contenders)
+    samples = sum(
+        step.samples + 1
+        for step in plan
+        for one in contenders
+        if one.suits is None or step.workload.name in one.suits
+    )
     with Progress(samples) as progress:
         for step in plan:
             measure(

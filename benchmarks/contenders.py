@@ -45,6 +45,9 @@ class Contender(ABC):
     requires: str | None = None
     """What has to be importable."""
 
+    suits: frozenset[str] | None = None
+    """The workloads that it takes part in; all, if None."""
+
     def __init__(self, workers: int, largest: int) -> None:
         self.workers = workers
         self.largest = largest
@@ -374,10 +377,73 @@ class Ray(Contender):
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
+class Dask(Contender):
+    """A local Dask cluster: what many tasks share is scattered once.
+
+    Only for such workloads: what else is large would be sent within the task's
+    description, which Dask itself warns of.
+    """
+
+    name = "dask"
+    about = "dask.distributed LocalCluster of processes; Client.scatter, to all workers"
+    requires = "distributed"
+    suits = frozenset({"broadcast", "partial"})
+
+    def __init__(self, workers: int, largest: int) -> None:
+        super().__init__(workers, largest)
+        distributed = import_module("distributed")
+        self._directory = tempfile.mkdtemp(prefix="dask-")
+        self._cluster = distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,
+            local_directory=self._directory,
+            silence_logs=50,
+        )
+        self._client = distributed.Client(self._cluster)
+
+    def _gather(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        # Not pure: calls with equal arguments are to be made, not looked up.
+        futures = [self._client.submit(function, *one, pure=False) for one in calls]
+        return list(self._client.gather(futures))
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._gather(function, [arguments])[0]
+
+    def call_many(
+        self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        return self._gather(function, calls)
+
+    def map_many(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        columns = zip(*calls, strict=True)
+        return list(self._client.gather(self._client.map(function, *columns, pure=False)))
+
+    def _scatter(self, value: Any) -> Any:
+        # By content it would have to be hashed first.
+        return self._client.scatter(value, broadcast=True, hash=False)
+
+    def broadcast(self, function: Callable[..., Any], array: Any, *, tasks: int) -> list[Any]:
+        return self._gather(function, [(self._scatter(array),)] * tasks)
+
+    def map_partial(
+        self, function: Callable[..., Any], fixed: Any, items: Sequence[Any]
+    ) -> list[Any]:
+        model = self._scatter(fixed)
+        return self._gather(function, [(model, item) for item in items])
+
+    def close(self) -> None:
+        self._client.close()
+        self._cluster.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
 CONTENDERS: dict[str, type[Contender]] = {
     # Those that fork come first, while this process has few threads.
     one.name: one
-    for one in (Direct, Raw, ProxyExec, ProxyStore, Loky, Joblib, Ray)
+    for one in (Direct, Raw, ProxyExec, ProxyStore, Loky, Joblib, Ray, Dask)
 }
 
 

@@ -118,7 +118,11 @@ def measure(
             still has what it had.
     """
     calls = _calls_per_sample(workload, size)
-    turns = [(one, Cell(workload.name, size, one.name, calls)) for one in contenders]
+    turns = [
+        (one, Cell(workload.name, size, one.name, calls))
+        for one in contenders
+        if one.suits is None or workload.name in one.suits
+    ]
     cells.extend(cell for _, cell in turns)
     serials = count(1)
     order = random.Random(0)

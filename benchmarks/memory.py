@@ -56,6 +56,9 @@ _SHARERS = 64
 # How many copies beyond the caller's there may be; what else a process allocates is in the rest.
 _GOAL = 1.1
 
+# One has no workers, the other would be sent the array within a task's description.
+_NOT_HERE = ("direct", "dask")
+
 # Most take less than this many times the size at once.
 _MEMORY_FOLD = 8
 
@@ -292,7 +295,7 @@ def _row(cell: Cell) -> list[str]:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    installed = [n for n, kind in CONTENDERS.items() if kind.is_installed() and n != "direct"]
+    installed = [n for n, kind in CONTENDERS.items() if kind.is_installed() and n not in _NOT_HERE]
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n\n")[0],
         epilog="example: memory.py --contenders raw,proxyexec --json memory.json",

@@ -29,6 +29,7 @@ _STYLES = [
     ("v", "-.", "----"),
     ("D", (0, (5, 1, 1, 1, 1, 1)), "oooo"),
     ("X", (0, (1, 1)), "++++"),
+    ("P", (0, (3, 1, 1, 1)), "\\\\\\\\"),
 ]
 
 
@@ -71,7 +72,7 @@ def plot(cells: Sequence[Cell], contenders: Sequence[str], path: str, caption: s
     figure.text(0.01, 0.01, caption, fontsize=8, wrap=True)
     # Inches for what stands above and below.
     figure.tight_layout(rect=(0, 0.4 / height, 1, 1 - 0.3 / height))
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=60)
     plt.close(figure)
 
 
