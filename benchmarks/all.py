@@ -106,11 +106,11 @@ def _run(name: str, place: Path, *, quick: bool) -> bool:
 
 
 def _ended_well(command: Sequence[str]) -> bool:
-    with subprocess.Popen(command) as process:
+    # In a session of its own, or Ctrl-C on a terminal would reach it, and then once more from here.
+    with subprocess.Popen(command, start_new_session=True) as process:
         try:
             return process.wait() == 0
         except KeyboardInterrupt:
-            # A terminal tells both of Ctrl-C; whoever sends a signal tells only this one.
             process.terminate()
             try:
                 process.wait(_PATIENCE)
