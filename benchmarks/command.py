@@ -1,26 +1,35 @@
-"""What command lines here have in common: how values are read, and how a run ends early."""
+"""What command lines here share: reading values, writing results, and ending a run early."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-__all__ = ["at_least", "check_directories", "end_tidily_when_terminated", "sizes"]
+__all__ = [
+    "at_least",
+    "check_directories",
+    "end_tidily_when_terminated",
+    "sizes",
+    "write_results",
+]
 
 _UNITS = {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers that are not less than ``minimum``."""
+def at_least(minimum: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
+    """Return a parser of numbers, whole ones by default, that are not less than ``minimum``."""
 
     # argparse shows the parser's name where the text is no number.
-    def number(text: str) -> int:
-        value = int(text)
+    def number(text: str) -> float:
+        value = kind(text)
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
+            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
         return value
 
     return number
@@ -48,6 +57,22 @@ def check_directories(parser: argparse.ArgumentParser, paths: Iterable[str | Non
     for path in filter(None, paths):
         if not Path(path).resolve().parent.is_dir():
             parser.error(f"no such directory: {Path(path).parent}")
+
+
+def write_results(
+    path: str, machine: dict[str, Any], tables: Sequence[dict[str, Any]], **results: Any
+) -> None:
+    """Write what a program found, in the form that ``page.py`` reads.
+
+    Args:
+        path: of the JSON file.
+        machine: what it was found on.
+        tables: as ``show_table`` takes them.
+        results: what else is worth keeping.
+    """
+    made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    document = {"made": made, "machine": machine, **results, "tables": tables}
+    Path(path).write_text(json.dumps(document, indent=1) + "\n")
 
 
 def end_tidily_when_terminated() -> None:

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
-from command import at_least, check_directories, end_tidily_when_terminated, sizes
+from command import (
+    at_least,
+    check_directories,
+    end_tidily_when_terminated,
+    sizes,
+    write_results,
+)
 from contenders import CONTENDERS, Contender, interrupts_ignored
 from machine import available_memory, describe_machine, in_a_line
 from measure import Cell, measure
@@ -211,15 +214,14 @@ def _write(
             if base is not None and base.seconds:
                 entry["times_raw"] = base.median / cell.median
         results.append(entry)
-    document = {
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "machine": machine,
-        "workers": options.workers,
-        "contenders": {name: CONTENDERS[name].about for name in options.contenders},
-        "results": results,
-        "tables": tables,
-    }
-    Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
+    write_results(
+        options.json,
+        machine,
+        tables,
+        workers=options.workers,
+        contenders={name: CONTENDERS[name].about for name in options.contenders},
+        results=results,
+    )
 
 
 def _describe(machine: dict[str, Any], workers: int) -> str:

@@ -31,7 +31,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import numpy as np  # noqa: E402 - after the above
-from command import end_tidily_when_terminated  # noqa: E402
+from command import at_least, end_tidily_when_terminated  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from screen import Progress, duration, show_table, size_name  # noqa: E402
 from skimage import data, filters, util  # noqa: E402
@@ -278,31 +278,21 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--megabytes",
-        type=_at_least(0.1, float),
+        type=at_least(0.1, float),
         default=50,
         metavar="MB",
         help="size of one task's data (default: 50; pictures end at about 100)",
     )
     parser.add_argument(
-        "--tasks", type=_at_least(1, int), default=6, metavar="N", help="of a pipeline (default: 6)"
+        "--tasks", type=at_least(1), default=6, metavar="N", help="of a pipeline (default: 6)"
     )
     parser.add_argument(
-        "--workers", type=_at_least(1, int), default=2, metavar="N", help="processes (default: 2)"
+        "--workers", type=at_least(1), default=2, metavar="N", help="processes (default: 2)"
     )
     parser.add_argument(
-        "--rounds", type=_at_least(1, int), default=3, metavar="N", help="timed (default: 3)"
+        "--rounds", type=at_least(1), default=3, metavar="N", help="timed (default: 3)"
     )
     return parser.parse_args(arguments)
-
-
-def _at_least(minimum: float, kind: Callable[[str], float]) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
-        return value
-
-    return number
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
 import shutil
 import statistics
@@ -21,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command import at_least, check_directories, end_tidily_when_terminated, sizes
+from command import (
+    at_least,
+    check_directories,
+    end_tidily_when_terminated,
+    sizes,
+    write_results,
+)
 from contenders import interrupts_ignored
 from machine import available_memory, describe_machine, in_a_line
 from measure import quartiles, touch_free_memory
@@ -238,15 +243,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for table in tables:
         show_table(**table)
     if options.json is not None:
-        document = {
-            "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": machine,
-            "workers": 2,
-            "sizes": [vars(one) for one in by_size],
-            "live": [vars(one) for one in by_live],
-            "tables": tables,
-        }
-        Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
+        write_results(
+            options.json,
+            machine,
+            tables,
+            workers=2,
+            sizes=[vars(one) for one in by_size],
+            live=[vars(one) for one in by_live],
+        )
     return 130 if interrupted else 0
 
 

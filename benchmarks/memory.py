@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import statistics
 import sys
@@ -26,7 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from command import at_least, check_directories, end_tidily_when_terminated, sizes
+from command import (
+    at_least,
+    check_directories,
+    end_tidily_when_terminated,
+    sizes,
+    write_results,
+)
 from contenders import CONTENDERS, Contender, interrupts_ignored
 from machine import available_memory, describe_machine, in_a_line
 from screen import show_table, size_name
@@ -257,14 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = _table(cells)
     show_table(**table, group_by_first=True)
     if options.json is not None:
-        document = {
-            "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": machine,
-            "workers": options.workers,
-            "results": [vars(cell) for cell in cells],
-            "tables": [table],
-        }
-        Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
+        write_results(
+            options.json,
+            machine,
+            [table],
+            workers=options.workers,
+            results=[vars(cell) for cell in cells],
+        )
     return 130 if interrupted else 0
 
 

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
-from command import at_least, check_directories, end_tidily_when_terminated, sizes
+from command import (
+    at_least,
+    check_directories,
+    end_tidily_when_terminated,
+    sizes,
+    write_results,
+)
 from machine import available_memory, describe_machine, in_a_line
 from measure import LARGE, quartiles, touch_free_memory
 from numpy.typing import NDArray
@@ -161,13 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = _table(entries)
     show_table(**table, group_by_first=True)
     if options.json is not None:
-        document = {
-            "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "machine": machine,
-            "results": entries,
-            "tables": [table],
-        }
-        Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
+        write_results(options.json, machine, [table], results=entries)
     return 130 if interrupted else 0
 
 

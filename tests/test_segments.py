@@ -115,34 +115,39 @@ def test_where_the_kernel_does_not_tell_mappings_are_made_anew(connector, monkey
     assert not connector._segments[0]._for_reading
 
 
-@pytest.mark.parametrize("size", [1000, SIZE], ids=["small", "large"])
-def test_a_late_reader_gets_nothing_or_what_is_there_now(connector, monkeypatch, size):
-    """The object is evicted, its segment written again, after the reader has found the file."""
-    connector.put("one", [pattern(1)])
+def before_locking(monkeypatch, action):
+    """Have something happen after a segment was found, and before it is locked for the first time."""
     lock = _segments._Segment.lock
 
-    def lock_late(segment, kind):
+    def act_and_lock(segment, kind):
         monkeypatch.setattr(_segments._Segment, "lock", lock)
+        action()
+        return segment.lock(kind)
+
+    monkeypatch.setattr(_segments._Segment, "lock", act_and_lock)
+
+
+@pytest.mark.parametrize("size", [1000, SIZE], ids=["small", "large"])
+def test_a_late_reader_gets_nothing_or_what_is_there_now(connector, monkeypatch, size):
+    connector.put("one", [pattern(1)])
+
+    def evict_and_put():
         connector.evict(["one"])
         connector.put("two", [pattern(2)])
         connector.put("one", [pattern(3, size)])
-        return segment.lock(kind)
 
-    monkeypatch.setattr(_segments._Segment, "lock", lock_late)
+    before_locking(monkeypatch, evict_and_put)
     assert connector.get("one") == [pattern(3, size)]
 
 
 def test_a_reader_whose_object_is_gone_gets_nothing(connector, monkeypatch):
     connector.put("one", [pattern(1)])
-    lock = _segments._Segment.lock
 
-    def lock_late(segment, kind):
-        monkeypatch.setattr(_segments._Segment, "lock", lock)
+    def evict_and_put():
         connector.evict(["one"])
         connector.put("two", [pattern(2)])
-        return segment.lock(kind)
 
-    monkeypatch.setattr(_segments._Segment, "lock", lock_late)
+    before_locking(monkeypatch, evict_and_put)
     assert connector.get("one") is None
     assert connector.get("two") == [pattern(2)]
 
@@ -175,14 +180,7 @@ def test_a_reader_waits_for_a_writer_who_has_just_named_the_object(connector, mo
 def test_a_segment_that_was_taken_between_looking_and_locking_is_left(connector, monkeypatch):
     connector.put("one", [pattern(1)])
     connector.evict(["one"])
-    lock = _segments._Segment.lock
-
-    def lock_late(segment, kind):
-        monkeypatch.setattr(_segments._Segment, "lock", lock)
-        connector.put("two", [pattern(2)])
-        return segment.lock(kind)
-
-    monkeypatch.setattr(_segments._Segment, "lock", lock_late)
+    before_locking(monkeypatch, lambda: connector.put("two", [pattern(2)]))
     connector.put("three", [pattern(3)])
     assert connector.get("two") == [pattern(2)]
     assert connector.get("three") == [pattern(3)]
