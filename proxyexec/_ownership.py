@@ -85,7 +85,7 @@ class Leases:
         evict: removes the objects under some keys; slow, and may raise.
         home: the store; kept alive by leases, not by this object.
         release_idle: gives back what the connector keeps for the next objects; called when
-            nothing has been evicted for a while.
+            nothing has been released for a while.
     """
 
     def __init__(
@@ -245,8 +245,14 @@ class Leases:
             try:
                 return self._messages.get(timeout=_IDLE_SECONDS)
             except Empty:
-                self._release_idle()
+                self._try_to_release_idle(self._release_idle)
         return self._messages.get()
+
+    def _try_to_release_idle(self, release_idle: Callable[[], object]) -> None:
+        try:
+            release_idle()
+        except Exception as error:  # noqa: BLE001 - evicting goes on
+            _log.warning("store %r: giving back what is idle failed: %s", self._name, error)
 
     def _count(self, messages: list[_Message]) -> tuple[list[str], list[threading.Event], bool]:
         """Return which keys are to be evicted now, who waits for it, and whether to stop."""

@@ -314,6 +314,34 @@ def test_a_store_that_is_idle_gives_memory_back(monkeypatch):
         assert free_names(store.connector) == []
 
 
+def test_a_connector_that_cannot_give_memory_back_does_not_stop_evicting(monkeypatch):
+    monkeypatch.setattr(_ownership, "_IDLE_SECONDS", 0.01)
+    failed = threading.Event()
+
+    class Failing(FileConnector):
+        def release_idle(self):
+            failed.set()
+            raise OSError("no")
+
+    with Store("failing", Failing()) as store:
+        for _ in range(2):
+            failed.clear()
+            del_me = store.proxy(b"x" * 1000)
+            del del_me
+            assert failed.wait(30)
+        assert store.usage().objects == 0
+
+
+def test_a_session_that_cannot_be_made_is_a_connector_error(monkeypatch, shared_memory):
+    def full(segments):
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(_segments.Segments, "make", full)
+    with pytest.raises(ConnectorUnavailableError):
+        FileConnector()
+    assert not os.listdir(shared_memory)
+
+
 def in_child(function):
     """Run a function in a forked process that goes by a signal it sends itself, or ends."""
     child = os.fork()

@@ -101,8 +101,12 @@ class FileConnector:
             _remove(sessions, os.getpid())
             raise
         self._set_up(session, roots, weakref.finalize(self, _remove, sessions, os.getpid()))
-        for segments in self._segments:
-            segments.make()
+        try:
+            for segments in self._segments:
+                segments.make()
+        except OSError as error:
+            self.close()
+            raise ConnectorUnavailableError(self.url, str(error)) from error
 
     def _set_up(
         self,
