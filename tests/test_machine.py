@@ -476,7 +476,7 @@ class Machine(RuleBasedStateMachine):
         for thread in threading.enumerate():
             if "ExecutorManagerThread" in type(thread).__name__ + thread.name:
                 thread.join(PATIENCE)
-            elif thread.name == "proxyexec-shutdown":
+            elif thread.name.startswith(("proxyexec-shutdown", "ThreadPoolExecutor-")):
                 thread.join(PATIENCE)
         gc.collect()
         if not self.store.closed and kept:
