@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxyexec import Store, _ownership
-from proxyexec_connectors import _mapping, _segments
+from proxyexec_connectors import _mapping, _segment, _segments
 from proxyexec_connectors.errors import ConnectorUnavailableError, CorruptObjectError
 from proxyexec_connectors.file import FileConnector
 
@@ -117,14 +117,14 @@ def test_where_the_kernel_does_not_tell_mappings_are_made_anew(connector, monkey
 
 def before_locking(monkeypatch, action):
     """Have something happen after a segment was found, and before it is locked for the first time."""
-    lock = _segments._Segment.lock
+    lock = _segment.Segment.lock
 
     def act_and_lock(segment, kind):
-        monkeypatch.setattr(_segments._Segment, "lock", lock)
+        monkeypatch.setattr(_segment.Segment, "lock", lock)
         action()
         return segment.lock(kind)
 
-    monkeypatch.setattr(_segments._Segment, "lock", act_and_lock)
+    monkeypatch.setattr(_segment.Segment, "lock", act_and_lock)
 
 
 @pytest.mark.parametrize("size", [1000, SIZE], ids=["small", "large"])
@@ -156,7 +156,7 @@ def test_a_reader_waits_for_a_writer_who_has_just_named_the_object(connector, mo
     connector.put("one", [pattern(1)])
     connector.evict(["one"])
     named, waits = threading.Event(), threading.Event()
-    unlock, wait = _segments._Segment.unlock, _segments._Segment.wait_for_shared_lock
+    unlock, wait = _segment.Segment.unlock, _segment.Segment.wait_for_shared_lock
 
     def unlock_late(segment):
         named.set()
@@ -164,12 +164,12 @@ def test_a_reader_waits_for_a_writer_who_has_just_named_the_object(connector, mo
         unlock(segment)
 
     def say_and_wait(segment):
-        monkeypatch.setattr(_segments._Segment, "unlock", unlock)
+        monkeypatch.setattr(_segment.Segment, "unlock", unlock)
         waits.set()
         wait(segment)
 
-    monkeypatch.setattr(_segments._Segment, "unlock", unlock_late)
-    monkeypatch.setattr(_segments._Segment, "wait_for_shared_lock", say_and_wait)
+    monkeypatch.setattr(_segment.Segment, "unlock", unlock_late)
+    monkeypatch.setattr(_segment.Segment, "wait_for_shared_lock", say_and_wait)
     writer = threading.Thread(target=connector.put, args=("two", [pattern(2)]))
     writer.start()
     assert named.wait(30)

@@ -19,9 +19,23 @@ import os
 import sys
 from typing import Any, ClassVar
 
-__all__ = ["Mapping", "map_private"]
+__all__ = ["LARGE_PAGE", "Mapping", "map_private"]
+
+
+def _large_page() -> int:
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+LARGE_PAGE = _large_page()
+"""How many bytes a large page has; 0 where there are none."""
 
 _MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
+_PROT_NONE = 0
 _FAILED = ctypes.c_void_p(-1).value
 _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -57,7 +71,7 @@ def map_private(descriptor: int, size: int) -> mmap.mmap:
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY, trackfd=False)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=_PROTECTION)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    _map(start, size, mmap.MAP_PRIVATE | _MAP_FIXED, descriptor)
+    _map(size, mmap.MAP_PRIVATE | _MAP_FIXED, descriptor, start)
     return memory
 
 
@@ -77,7 +91,7 @@ class Mapping:
 
     def __init__(self, descriptor: int, size: int, *, shared: bool) -> None:
         kind = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
-        self.address = _map(None, size, kind, descriptor)
+        self.address = (_map_aligned if 0 < LARGE_PAGE <= size else _map)(size, kind, descriptor)
         self.size = size
 
     def lend(self, start: int, length: int) -> ctypes.Array[ctypes.c_char]:
@@ -87,6 +101,19 @@ class Mapping:
     def touch(self) -> None:
         """Have the kernel enter all pages at once, instead of one by one when they are needed."""
         _madvise(self.address, self.size, _MADV_POPULATE_READ)  # where it cannot, it is slower
+
+    def collapse(self) -> None:
+        """Have the kernel put the file into large pages, as far as these fit in.
+
+        Each must have a small page in its place already; the others are made, and zero.
+
+        Raises:
+            OSError: there is no room, or there are no large pages to be had (EINVAL also where
+                the kernel knows none, before Linux 6.1).
+        """
+        if _madvise(self.address, self.size, _MADV_COLLAPSE):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
     def write(self, start: int, data: bytes | memoryview) -> None:
         """Copy bytes to a place in the mapping."""
@@ -131,11 +158,30 @@ class Mapping:
             _munmap(address, self.size)
 
 
-def _map(start: int | None, size: int, flags: int, descriptor: int) -> int:
-    address: int | None = _mmap(start, size, _PROTECTION, flags, descriptor, 0)
+def _map(
+    size: int, flags: int, descriptor: int, start: int | None = None, protection: int = _PROTECTION
+) -> int:
+    address: int | None = _mmap(start, size, protection, flags, descriptor, 0)
     if address is None or address == _FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+    return address
+
+
+def _map_aligned(size: int, flags: int, descriptor: int) -> int:
+    """Map a file where large pages of it can be entered as such; the kernel does not see to it."""
+    whole = mmap.PAGESIZE * -(-size // mmap.PAGESIZE)
+    reserve = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    room = _map(whole + LARGE_PAGE, reserve, -1, protection=_PROT_NONE)
+    start = LARGE_PAGE * -(-room // LARGE_PAGE)
+    try:
+        address = _map(size, flags | _MAP_FIXED, descriptor, start)
+    except OSError:
+        _munmap(room, whole + LARGE_PAGE)
+        raise
+    if start > room:
+        _munmap(room, start - room)
+    _munmap(start + whole, room + LARGE_PAGE - start)
     return address
 
 
@@ -210,8 +256,9 @@ class _PageRegion(ctypes.Structure):
     ]
 
 
-# From Linux 5.14 on.
+# From Linux 5.14 and 6.1 on.
 _MADV_POPULATE_READ = 22
+_MADV_COLLAPSE = 25
 
 _PAGEMAP_SCAN = 0xC0606610
 _PAGE_IS_FILE, _PAGE_IS_PRESENT, _PAGE_IS_SWAPPED = 1 << 2, 1 << 3, 1 << 4

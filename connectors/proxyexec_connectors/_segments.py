@@ -30,21 +30,25 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
-import threading
 import time
 import weakref
 from collections.abc import Sequence
 
-from proxyexec_connectors._mapping import Mapping
+from proxyexec_connectors._mapping import LARGE_PAGE
+from proxyexec_connectors._segment import (
+    HEADER_BYTES,
+    Segment,
+    discard,
+    header,
+    is_segment,
+    number_of,
+    object_in,
+)
 
-__all__ = ["SEGMENT_FROM", "Segments", "discard_all", "header", "length_in"]
+__all__ = ["SEGMENT_FROM", "Segments", "discard_all"]
 
 # Files from this size in bytes on are segments, where there are any.
 SEGMENT_FROM = 256 * 1024
-
-# What comes before an object, so that its frames stay aligned.
-_HEADER_BYTES = 256
 
 # The directory of free segments, within a session's.
 _FREE = "~free"
@@ -65,85 +69,6 @@ _LENT_AT_MOST = 64
 # must not make writing slow.
 _TRIED_AT_MOST = 16
 
-_MAGIC = b"pxsegm01"
-_HEADER = struct.Struct("<8sQQH")
-_EMPTY, _WHOLE = 0, 1
-
-
-def header(name: str, length: int) -> bytes:
-    """Return what stands before an object of ``length`` bytes with the file name ``name``."""
-    return _header(_WHOLE, name, length)
-
-
-def _header(state: int, name: str, length: int) -> bytes:
-    encoded = name.encode()
-    return (_HEADER.pack(_MAGIC, state, length, len(encoded)) + encoded).ljust(_HEADER_BYTES, b"\0")
-
-
-def _object_in(head: bytes) -> tuple[str, int] | None:
-    """Return the name and the length of the object that a header tells of."""
-    if len(head) < _HEADER_BYTES:
-        return None
-    magic, state, length, size = _HEADER.unpack_from(head)
-    if magic != _MAGIC or state != _WHOLE:
-        return None
-    return head[_HEADER.size : _HEADER.size + size].decode("ascii", "replace"), length
-
-
-class _Segment:
-    """A segment that this process has open, with the lock that it may hold on it."""
-
-    __slots__ = ("_descriptor", "_forks", "mapping", "number", "size")
-
-    def __init__(self, path: str, *, shared: bool) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            status = os.fstat(self._descriptor)
-            self.number = status.st_ino
-            self.size = status.st_size
-            self._forks = _forks
-            self.mapping = Mapping(self._descriptor, max(self.size, 1), shared=shared)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-
-    def lock(self, kind: int) -> bool:
-        """Take a lock, ``LOCK_SH`` or ``LOCK_EX``, if that is possible at once."""
-        self._forks = _forks
-        try:
-            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def wait_for_shared_lock(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-
-    def unlock(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def read_header(self) -> bytes:
-        # Not through the mapping: the segment may have been discarded, its pages being gone.
-        return os.pread(self._descriptor, _HEADER_BYTES, 0)
-
-    def is_discarded(self) -> bool:
-        return not os.fstat(self._descriptor).st_nlink
-
-    def keeps_lock(self) -> bool:
-        """Tell that a lock may be let go of, as no forked child shares it."""
-        return self._descriptor >= 0 and self._forks == _forks and not _forking
-
-    def let_go_of_descriptor(self) -> None:
-        """Keep the mapping only, and with it the lock, which goes when the mapping goes."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def close(self) -> None:
-        """Let go of all. What a forked child has of it stays locked."""
-        self.mapping.close()
-        self.let_go_of_descriptor()
-
 
 class Segments:
     """The segments of one session in one directory, as this process sees them."""
@@ -154,11 +79,12 @@ class Segments:
         self._free = f"{place}/{_FREE}"
         self.works = _rename_exclusively is not None and _is_tmpfs(place)
         """Whether large objects are in segments here."""
+        self._makes_new = self.works and LARGE_PAGE > 0
         # By inode number: those that nobody here uses just now. Who takes one out, in one step, has
         # it for himself; so there is no lock, and finalizers may put some back at any moment.
-        self._for_writing: dict[int, _Segment] = {}
-        self._for_reading: dict[int, _Segment] = {}
-        self._lent: set[_Segment] = set()
+        self._for_writing: dict[int, Segment] = {}
+        self._for_reading: dict[int, Segment] = {}
+        self._lent: set[Segment] = set()
         self._closed = False
         _all.add(self)
 
@@ -175,22 +101,43 @@ class Segments:
             parts: of the object.
             length: theirs together.
         """
-        claimed = self._claim(_HEADER_BYTES + length)
+        claimed = self._claim(HEADER_BYTES + length)
         if claimed is None:
             return False
         segment, path = claimed
         try:
-            mapping = segment.mapping
-            mapping.write(0, _header(_EMPTY, name, length))
-            position = _HEADER_BYTES
-            for part in parts:
-                mapping.write(position, part)
-                position += len(part)
-            mapping.write(0, _header(_WHOLE, name, length))
+            _fill(segment, name, parts, length)
             return _rename(path, f"{self.place}/{name}")
         finally:
             segment.unlock()
             self._put_back(segment, self._for_writing)
+
+    def write_new(self, name: str, parts: Sequence[bytes | memoryview], length: int) -> bool:
+        """Write an object into a new segment of large pages; tell whether that was possible.
+
+        Args:
+            name: of the file; if there is one, that stays as it is.
+            parts: of the object.
+            length: theirs together.
+
+        Raises:
+            OSError: the session's directory is gone.
+        """
+        size = HEADER_BYTES + length
+        if not self._makes_new or size < LARGE_PAGE:
+            return False
+        try:
+            segment = Segment.made(self.place, size)
+        except OSError as error:
+            # There is no room, or no large page just now, or this kernel has none.
+            self._makes_new = error.errno != errno.EINVAL or not _has_room(self.place, size)
+            return False
+        try:
+            _fill(segment, name, parts, length)
+            segment.give_name(f"{self.place}/{name}")
+        finally:
+            self._put_back(segment, self._for_writing)
+        return True
 
     def read(self, name: str, number: int) -> memoryview | None:
         """Return the bytes of an object, private to the caller.
@@ -205,7 +152,7 @@ class Segments:
             ValueError: what is there is no object.
         """
         path = f"{self.place}/{name}"
-        segment = self._for_reading.pop(number, None) or _Segment(path, shared=False)
+        segment = self._for_reading.pop(number, None) or Segment.opened(path, shared=False)
         try:
             if segment.number == number:
                 length = self._locked(segment, path, name)
@@ -265,7 +212,7 @@ class Segments:
                 if segment is not None:
                     segment.close()
 
-    def _claim(self, size: int) -> tuple[_Segment, str] | None:
+    def _claim(self, size: int) -> tuple[Segment, str] | None:
         """Take the exclusive lock on a free segment of at least ``size`` bytes."""
         fitting = [one for one in self._free_ones() if size <= one[2] <= 2 * size]
         # Later names come first: their pages are warm. Before them those whose mapping is here.
@@ -280,46 +227,46 @@ class Segments:
                     continue
             if segment.lock(fcntl.LOCK_EX):
                 # Between looking and locking, it may have been taken and be an object by now.
-                if segment.size >= size and _number_of(path) == segment.number:
+                if segment.size >= size and number_of(path) == segment.number:
                     return segment, path
                 segment.unlock()
             self._put_back(segment, self._for_writing)
         self._drop_discarded(self._for_writing)
         return None
 
-    def _opened_for_writing(self, path: str) -> _Segment | None:
+    def _opened_for_writing(self, path: str) -> Segment | None:
         try:
-            segment = _Segment(path, shared=True)
+            segment = Segment.opened(path, shared=True)
         except OSError:  # taken meanwhile, or there are no mappings to be had
             return None
         # Nobody discards it: who does, takes the name first, and it would not be here.
         if segment.lock(fcntl.LOCK_EX):
-            if _number_of(path) == segment.number:
+            if number_of(path) == segment.number:
                 segment.mapping.touch()
             return segment
         segment.close()
         return None
 
-    def _locked(self, segment: _Segment, path: str, name: str) -> int | None:
+    def _locked(self, segment: Segment, path: str, name: str) -> int | None:
         """Take the shared lock; return the object's length, or ``None`` if it is not there."""
         if not segment.lock(fcntl.LOCK_SH):
             # Somebody writes there. If it has the name, that was this object, and is done.
-            if _number_of(path) != segment.number:
+            if number_of(path) != segment.number:
                 return None
             segment.wait_for_shared_lock()
         head = segment.read_header()
-        found = _object_in(head)
+        found = object_in(head)
         if found is not None and found[0] == name:
             length = found[1]
-            if _HEADER_BYTES + length > segment.size:
+            if HEADER_BYTES + length > segment.size:
                 raise ValueError(f"{length} bytes in a segment of {segment.size}")
             return length
-        if _number_of(path) == segment.number:  # nobody changes that now
+        if number_of(path) == segment.number:  # nobody changes that now
             raise ValueError(f"a segment that starts with {head[:8]!r}")
         return None
 
-    def _lend(self, segment: _Segment, length: int) -> memoryview:
-        memory = segment.mapping.lend(_HEADER_BYTES, length)
+    def _lend(self, segment: Segment, length: int) -> memoryview:
+        memory = segment.mapping.lend(HEADER_BYTES, length)
         self._lent.add(segment)
         if len(self._lent) > _LENT_AT_MOST:
             segment.let_go_of_descriptor()
@@ -327,7 +274,7 @@ class Segments:
         weakref.finalize(memory, self._take_back, segment).atexit = False
         return memoryview(memory).cast("B")
 
-    def _take_back(self, segment: _Segment) -> None:
+    def _take_back(self, segment: Segment) -> None:
         self._lent.discard(segment)
         # A mapping with changes of ours would show them in place of the next object.
         if not segment.keeps_lock() or self._closed or not segment.mapping.is_as_in_file():
@@ -337,7 +284,7 @@ class Segments:
         # In this order: who discards takes the name before the lock.
         self._put_back(segment, self._for_reading)
 
-    def _put_back(self, segment: _Segment, kept: dict[int, _Segment]) -> None:
+    def _put_back(self, segment: Segment, kept: dict[int, Segment]) -> None:
         if segment.is_discarded() or kept.setdefault(segment.number, segment) is not segment:
             segment.close()
         elif self._closed:
@@ -348,7 +295,7 @@ class Segments:
                 if oldest is not None:
                     oldest.close()
 
-    def _drop_discarded(self, kept: dict[int, _Segment]) -> None:
+    def _drop_discarded(self, kept: dict[int, Segment]) -> None:
         for number in list(kept):
             segment = kept.pop(number, None)
             if segment is not None:
@@ -370,18 +317,15 @@ class Segments:
             self._put_back(segment, self._for_writing)
 
 
-def discard(path: str) -> None:
-    """Remove a segment, and give its memory back even if processes have it mapped."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            # First of all: from now on, nobody can find it, and who lets go of it will see.
-            os.unlink(path)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(descriptor).st_nlink:  # or it was another file that had the name
-                os.ftruncate(descriptor, 0)
-        finally:
-            os.close(descriptor)
+def _fill(segment: Segment, name: str, parts: Sequence[bytes | memoryview], length: int) -> None:
+    """Write an object into a segment that nobody else can see, or has the lock of."""
+    mapping = segment.mapping
+    mapping.write(0, header(name, length, whole=False))
+    position = HEADER_BYTES
+    for part in parts:
+        mapping.write(position, part)
+        position += len(part)
+    mapping.write(0, header(name, length))
 
 
 def discard_all(place: str) -> None:
@@ -390,34 +334,15 @@ def discard_all(place: str) -> None:
         with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_size >= SEGMENT_FROM and _is_segment(
+                    if entry.stat(follow_symlinks=False).st_size >= SEGMENT_FROM and is_segment(
                         entry.path
                     ):
                         discard(entry.path)
 
 
-def length_in(path: str) -> int | None:
-    """Return the length of the object in a segment; ``None`` if there is none."""
-    with open(path, "rb", buffering=0) as file:
-        found = _object_in(file.read(_HEADER_BYTES) or b"")
-    return None if found is None else found[1]
-
-
-def _is_segment(path: str) -> bool:
-    with open(path, "rb", buffering=0) as file:
-        return file.read(len(_MAGIC)) == _MAGIC
-
-
 def _hints(name: str) -> tuple[int, int]:
     _, number, size = name.split("-")
     return int(number, 16), int(size, 16)
-
-
-def _number_of(path: str) -> int | None:
-    try:
-        return os.stat(path).st_ino
-    except FileNotFoundError:
-        return None
 
 
 def _rename(source: str, target: str) -> bool:
@@ -436,6 +361,11 @@ def _rename(source: str, target: str) -> bool:
     if code == errno.ENOENT and os.path.isdir(os.path.dirname(target)):
         return False  # somebody discarded the segment
     raise OSError(code, os.strerror(code), target)
+
+
+def _has_room(directory: str, size: int) -> bool:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize >= size
 
 
 def _is_tmpfs(directory: str) -> bool:
@@ -468,35 +398,10 @@ if _rename_exclusively is not None:
 
 _all: weakref.WeakSet[Segments] = weakref.WeakSet()
 
-# A forked child shares the locks of what is in use at that moment: unlocked here, its memory would
-# change there. So locks that were taken before a fork, or during one, are never let go of by
-# hand; they go when the last mapping goes.
-_forks = 0
-_forking: set[int] = set()
-
-
-def _before_fork() -> None:
-    global _forks
-    _forking.add(threading.get_ident())
-    _forks += 1
-
-
-def _after_fork_in_parent() -> None:
-    global _forks
-    _forks += 1
-    _forking.discard(threading.get_ident())
-
 
 def _after_fork_in_child() -> None:
-    global _forks
-    _forks += 1
-    _forking.clear()
     for segments in list(_all):
         segments.drop()
 
 
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -27,7 +27,8 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from proxyexec_connectors._layout import pieces, split
 from proxyexec_connectors._mapping import map_private
-from proxyexec_connectors._segments import SEGMENT_FROM, Segments, header, length_in
+from proxyexec_connectors._segment import give_name, header, length_in
+from proxyexec_connectors._segments import SEGMENT_FROM, Segments
 from proxyexec_connectors._sessions import Session, new_name
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
@@ -259,14 +260,17 @@ class FileConnector:
     ) -> bool:
         """Write an object into one directory, if there is room for it."""
         place = segments.place
-        if segments.works and size >= SEGMENT_FROM:
-            if segments.write(name, parts, size):
-                return True
-            parts = [header(name, size), *parts]
+        in_segment = segments.works and size >= SEGMENT_FROM
+        if in_segment and segments.write(name, parts, size):
+            return True
         if not or_fail and size >= _LARGE and size > _free_bytes(place):
             segments.discard_free()
             if size > _free_bytes(place):
                 return False
+        if in_segment:
+            if segments.write_new(name, parts, size):
+                return True
+            parts = [header(name, size), *parts]
         try:
             _write(place, name, parts)
         except OSError as error:
@@ -358,11 +362,7 @@ def _write(place: str, name: str, parts: Sequence[Buffer]) -> None:
         descriptor = os.open(unnamed, flags, 0o600)
     try:
         _write_all(descriptor, parts)
-        source = unnamed or f"/proc/self/fd/{descriptor}"
-        # Given a directory descriptor, which an absolute path does not use, link() is
-        # linkat(AT_SYMLINK_FOLLOW); without, Python calls one that links the /proc entry.
-        with contextlib.suppress(FileExistsError):
-            os.link(source, f"{place}/{name}", src_dir_fd=descriptor, follow_symlinks=True)
+        give_name(descriptor, f"{place}/{name}", unnamed)
     finally:
         os.close(descriptor)
         if unnamed is not None:
