@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import multiprocessing
 import os
@@ -16,7 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxyexec import Store, _ownership
 from proxyexec_connectors import _mapping, _segment, _segments
-from proxyexec_connectors.errors import ConnectorUnavailableError, CorruptObjectError
+from proxyexec_connectors.errors import (
+    ConnectorFullError,
+    ConnectorUnavailableError,
+    CorruptObjectError,
+)
 from proxyexec_connectors.file import FileConnector
 
 SIZE = 300_000
@@ -231,6 +236,90 @@ def test_free_segments_are_bounded_by_what_is_free_otherwise(connector, monkeypa
     assert len(free_names(connector)) == 2
 
 
+LARGE = 5 << 20  # two large pages and a half
+
+
+def in_large_pages(connector):
+    """How many bytes of the session's files this process has mapped in large pages."""
+    total, here = 0, False
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            if "-" in line.split()[0]:
+                here = connector._places[0] in line
+            elif here and line.startswith(("ShmemPmdMapped:", "FilePmdMapped:")):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def test_a_new_file_is_in_large_pages_for_writers_and_readers(connector):
+    connector.put("one", [pattern(1, LARGE)])
+    if not connector._segments[0]._makes_new:
+        pytest.skip("this kernel makes no large pages in files")
+    written = in_large_pages(connector)
+    [held] = connector.get("one")
+    assert held == pattern(1, LARGE)
+    assert written == 2 * (2 << 20)
+    assert in_large_pages(connector) == 2 * written
+
+
+def test_what_is_written_into_large_pages_stays_with_its_writer(connector):
+    connector.put("one", [pattern(1, LARGE)])
+    [mine] = connector.get("one")
+    [others] = connector.get("one")
+    mine[LARGE // 2] = 7
+    assert (mine[LARGE // 2], others[LARGE // 2]) == (7, 1)
+    assert connector.get("one") == [pattern(1, LARGE)]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOMEM], ids=["never", "not just now"])
+def test_without_large_pages_files_are_written_in_small_ones(connector, monkeypatch, code):
+    tried = []
+
+    def collapse(mapping):
+        tried.append(mapping)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(_mapping.Mapping, "collapse", collapse)
+    for number in range(2):
+        connector.put(f"{number}", [pattern(number, LARGE)])
+    assert [connector.get(f"{number}") for number in range(2)] == [
+        [pattern(number, LARGE)] for number in range(2)
+    ]
+    assert len(tried) == (1 if code == errno.EINVAL else 2)
+    connector.evict(["0", "1"])
+    connector.put("2", [pattern(2, LARGE)])
+    assert connector.get("2") == [pattern(2, LARGE)]
+
+
+def test_of_two_who_make_a_file_of_one_name_the_first_wins(connector, monkeypatch):
+    name = _segment.Segment.give_name
+
+    def name_late(segment, path):
+        monkeypatch.setattr(_segment.Segment, "give_name", name)
+        connector.put("one", [pattern(2, LARGE)])
+        name(segment, path)
+
+    monkeypatch.setattr(_segment.Segment, "give_name", name_late)
+    connector.put("one", [pattern(1, LARGE)])
+    if name is not _segment.Segment.give_name:
+        pytest.skip("this kernel makes no large pages in files")
+    assert connector.get("one") == [pattern(2, LARGE)]
+    assert connector.usage().objects == 1
+    assert len(connector._segments[0]._for_writing) == 1
+
+
+def test_large_pages_that_do_not_fit_are_an_error_and_no_signal(small_tmpfs):
+    connector = FileConnector(small_tmpfs)
+    connector.put("one", [pattern(1, 33 << 20)])
+    connector.put("two", [pattern(2, 21 << 20)])
+    with pytest.raises(ConnectorFullError):
+        connector.put("three", [pattern(3, 13 << 20)])
+    connector.put("four", [pattern(4, 7 << 20)])
+    assert connector.get("one") == [pattern(1, 33 << 20)]
+    assert connector.get("four") == [pattern(4, 7 << 20)]
+    connector.close()
+
+
 def test_damage_is_an_error(connector):
     connector.put("one", [pattern(1)])
     path = f"{connector._places[0]}/one"
@@ -292,7 +381,9 @@ def test_a_directory_on_disk_has_no_segments(tmp_path):
     connector.put("one", [pattern(1)])
     assert connector.get("one") == [pattern(1)]
     connector.evict(["one"])
-    assert not any(files for _, _, files in os.walk(connector._places[0]))
+    assert not connector._segments[0].works
+    assert not os.path.exists(f"{connector._places[0]}/~free")
+    assert connector.usage().objects == 0
     connector.close()
 
 
@@ -418,6 +509,15 @@ def test_a_child_that_lets_go_does_not_unlock_the_parents(connector):
     assert held == pattern(1)
 
 
+def sized(number):
+    """A pattern of one of two sizes, the larger one in large pages."""
+    return pattern(number, SIZE if number % 2 else LARGE)
+
+
+def is_uniform(memory):
+    return memory == pattern(memory[0], len(memory))
+
+
 def serve(address, pipe):
     """Do what is asked for in another process; hold what was fetched."""
     connector = FileConnector.attach(address)
@@ -426,7 +526,7 @@ def serve(address, pipe):
         command, *arguments = pipe.recv()
         if command == "put":
             key, number = arguments
-            pipe.send(connector.put(key, [pattern(number)]))
+            pipe.send(connector.put(key, [sized(number)]))
         elif command == "die writing":
             key, number, after = arguments
             write, count = _mapping.Mapping.write, iter(range(100))
@@ -438,7 +538,7 @@ def serve(address, pipe):
                 write(mapping, start, data)
 
             _mapping.Mapping.write = write_or_die
-            connector.put(key, [pattern(number)])
+            connector.put(key, [sized(number)])
             os.kill(os.getpid(), signal.SIGKILL)
         elif command == "get":
             key, slot = arguments
@@ -447,20 +547,18 @@ def serve(address, pipe):
             if frames is not None:
                 held[slot] = frames[0]
                 del frames
-                pipe.send((held[slot][0], held[slot] == pattern(held[slot][0])))
+                pipe.send((held[slot][0], held[slot] == sized(held[slot][0])))
             else:
                 pipe.send(None)
         elif command == "scribble":
             if arguments[0] in held:
-                held[arguments[0]][:] = pattern(250)
+                held[arguments[0]][:] = pattern(250, len(held[arguments[0]]))
             pipe.send(None)
         elif command == "drop":
             held.pop(arguments[0], None)
             pipe.send(None)
         elif command == "check":
-            pipe.send(
-                {slot: held[slot] == pattern(held[slot][0]) and held[slot][0] for slot in held}
-            )
+            pipe.send({slot: is_uniform(one) and one[0] for slot, one in held.items()})
         elif command == "evict":
             pipe.send(connector.evict(arguments))
 
@@ -496,14 +594,15 @@ class SeveralProcesses(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, key=KEYS)
     def put(self, worker, key):
-        self.number = (self.number + 1) % 249
+        self.number = (self.number + 1) % 247
         self.ask(worker, "put", key, self.number)
         self.stored.setdefault(key, self.number)
 
     @rule(worker=WORKERS, key=KEYS, after=st.integers(0, 5))
     def die_writing(self, worker, key, after):
         process, pipe = self.workers[worker]
-        pipe.send(("die writing", key, 249, after))
+        number = 248 + after % 2
+        pipe.send(("die writing", key, number, after))
         process.join()
         pipe.close()
         self.held[worker].clear()
@@ -511,10 +610,10 @@ class SeveralProcesses(RuleBasedStateMachine):
         # It may have been finished, where the file was a new one.
         found = self.connector.get(key)
         if key in self.stored:
-            assert found == [pattern(self.stored[key])]
+            assert found == [sized(self.stored[key])]
         elif found is not None:
-            assert found == [pattern(249)]
-            self.stored[key] = 249
+            assert found == [sized(number)]
+            self.stored[key] = number
 
     @rule(worker=WORKERS, key=KEYS, slot=SLOTS)
     def get(self, worker, key, slot):

@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["ALIGNMENT", "flatten", "pieces", "split"]
+__all__ = ["ALIGNMENT", "flatten", "joined", "pieces", "split"]
 
 ALIGNMENT = 64
 
 _MAGIC = b"pxframe1"
 _START = struct.Struct("<8sQ")
 _PADDING = bytes(ALIGNMENT)
+
+# Pieces of up to so many bytes are rather copied once more than handled one by one.
+_SMALL = 16 * 1024
 
 
 def flatten(buffer: Buffer) -> memoryview:
@@ -58,6 +61,23 @@ def pieces(frames: Frames) -> tuple[list[memoryview | bytes], int]:
         parts.append(view)
         size += gap + view.nbytes
     return parts, size
+
+
+def joined(parts: Sequence[memoryview | bytes]) -> list[memoryview | bytes]:
+    """Join what is small with its neighbours, where each piece costs more than its bytes."""
+    result: list[memoryview | bytes] = []
+    small: list[memoryview | bytes] = []
+    for part in parts:
+        if len(part) <= _SMALL:
+            small.append(part)
+            continue
+        if small:
+            result.append(b"".join(small))
+            small.clear()
+        result.append(part)
+    if small:
+        result.append(b"".join(small))
+    return result
 
 
 def split(buffer: Buffer) -> Sequence[memoryview]:

@@ -21,6 +21,8 @@ are the rules (a *lock* is a ``flock`` on the segment, of a descriptor that is n
 The kernel lets go of locks when a process dies. Segments are written through mappings only
 where all their pages are there already, so a full file system is never a signal. All this is for
 tmpfs: elsewhere pages have to be written to a medium, and what is saved is not worth it.
+
+What one segment is, and how a new one is made of large pages, is in ``_segment``.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ import fcntl
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from proxyexec_connectors._layout import joined
 from proxyexec_connectors._mapping import LARGE_PAGE
 from proxyexec_connectors._segment import (
     HEADER_BYTES,
@@ -58,6 +61,9 @@ _KEPT_AT_MOST = 64
 
 # Free segments together may take this part of the memory that is free otherwise.
 _PART_OF_FREE = 4
+
+# After so many evictions, free segments are counted; also after that part of what they may take.
+_TRIMMED_EVERY = 8
 
 # Segments that a process has open beside those in use, for writing and for reading.
 _OPEN_AT_MOST = 64
@@ -85,6 +91,10 @@ class Segments:
         self._for_writing: dict[int, Segment] = {}
         self._for_reading: dict[int, Segment] = {}
         self._lent: set[Segment] = set()
+        # What this process has evicted itself: inode numbers and sizes by free names.
+        self._recycled: dict[str, tuple[int, int]] = {}
+        # How much that was since free segments were last counted, and what is few.
+        self._untrimmed = self._untrimmed_bytes = self._few_bytes = 0
         self._closed = False
         _all.add(self)
 
@@ -173,17 +183,28 @@ class Segments:
         # What the name says is a hint that saves looking. Time makes it unique, and an order.
         free = f"{time.monotonic_ns():016x}-{status.st_ino:x}-{status.st_size:x}"
         os.rename(path, f"{self._free}/{free}")
+        self._recycled[free] = status.st_ino, status.st_size
+        self._untrimmed += 1
+        self._untrimmed_bytes += status.st_size
+        if len(self._recycled) > _KEPT_AT_MOST:  # others may have taken them
+            self._recycled.pop(next(iter(self._recycled)), None)
 
-    def trim(self, free_bytes: int) -> None:
-        """Discard free segments until there are not too many.
+    def trim(self, free_bytes: Callable[[], int]) -> None:
+        """Discard free segments until there are not too many; not each time, as it takes a while.
 
         Args:
-            free_bytes: what may be written in this place beside them.
+            free_bytes: tells what may be written in this place beside them.
         """
+        if self._untrimmed < _TRIMMED_EVERY and self._untrimmed_bytes < self._few_bytes:
+            return
+        self._untrimmed = self._untrimmed_bytes = 0
         kept = self._free_ones()
         total = sum(size for _, _, size in kept)
-        allowed = free_bytes // _PART_OF_FREE
-        excess = len(kept) - _KEPT_AT_MOST
+        allowed = free_bytes() // _PART_OF_FREE
+        self._few_bytes = allowed // _TRIMMED_EVERY
+        excess = (
+            len(kept) + _TRIMMED_EVERY - _KEPT_AT_MOST
+        )  # as so many may come before the next time
         for name, _, size in kept:
             if excess <= 0 and total <= allowed:
                 return
@@ -214,24 +235,38 @@ class Segments:
 
     def _claim(self, size: int) -> tuple[Segment, str] | None:
         """Take the exclusive lock on a free segment of at least ``size`` bytes."""
-        fitting = [one for one in self._free_ones() if size <= one[2] <= 2 * size]
-        # Later names come first: their pages are warm. Before them those whose mapping is here.
-        fitting.reverse()
-        fitting.sort(key=lambda one: one[1] not in self._for_writing)
+        # Later ones come first: their pages are warm. Before them those whose mapping is here,
+        # and before all those that need no look into the directory.
+        recycled = [(name, *hints) for name, hints in list(self._recycled.items())]
+        claimed = self._claim_one(reversed(recycled), size)
+        if claimed is None:
+            free = self._free_ones()
+            free.reverse()
+            free.sort(key=lambda one: one[1] not in self._for_writing)
+            claimed = self._claim_one(free, size)
+        if claimed is None:
+            self._drop_discarded(self._for_writing)
+        return claimed
+
+    def _claim_one(
+        self, free: Iterable[tuple[str, int, int]], size: int
+    ) -> tuple[Segment, str] | None:
+        fitting = [one for one in free if size <= one[2] <= 2 * size]
         for name, number, _ in fitting[:_TRIED_AT_MOST]:
             path = f"{self._free}/{name}"
             segment = self._for_writing.pop(number, None)
             if segment is None:
                 segment = self._opened_for_writing(path)
                 if segment is None:
+                    self._recycled.pop(name, None)
                     continue
             if segment.lock(fcntl.LOCK_EX):
+                self._recycled.pop(name, None)
                 # Between looking and locking, it may have been taken and be an object by now.
                 if segment.size >= size and number_of(path) == segment.number:
                     return segment, path
                 segment.unlock()
             self._put_back(segment, self._for_writing)
-        self._drop_discarded(self._for_writing)
         return None
 
     def _opened_for_writing(self, path: str) -> Segment | None:
@@ -311,6 +346,7 @@ class Segments:
         return [(name, *_hints(name)) for name in names]
 
     def _discard(self, name: str) -> None:
+        self._recycled.pop(name, None)
         segment = self._for_writing.pop(_hints(name)[0], None)
         discard(f"{self._free}/{name}")
         if segment is not None:
@@ -322,7 +358,7 @@ def _fill(segment: Segment, name: str, parts: Sequence[bytes | memoryview], leng
     mapping = segment.mapping
     mapping.write(0, header(name, length, whole=False))
     position = HEADER_BYTES
-    for part in parts:
+    for part in joined(parts):
         mapping.write(position, part)
         position += len(part)
     mapping.write(0, header(name, length))

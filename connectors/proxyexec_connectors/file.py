@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -59,6 +60,10 @@ _MEMORY_RESERVE = 256 * 1024 * 1024
 
 # Where a file needs a name before it is whole, the name starts with this.
 _UNFINISHED = "~"
+
+# This file is in the first directory until an object is written into another: looking there
+# for each key would take longer than writing a small object.
+_ALL_IN_FIRST = f"{_UNFINISHED}all-in-first"
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -105,6 +110,8 @@ class FileConnector:
         try:
             for segments in self._segments:
                 segments.make()
+            with open(f"{self._places[0]}/{_ALL_IN_FIRST}", "xb"):
+                pass
         except OSError as error:
             self.close()
             raise ConnectorUnavailableError(self.url, str(error)) from error
@@ -156,11 +163,19 @@ class FileConnector:
         self._check_open()
         parts, size = pieces(frames)
         name = _file_name(key)
+        first, *others = self._places
         # Taking a name decides who is first, but not between directories: look in the others.
-        if any(os.path.exists(f"{place}/{name}") for place in self._places[1:]):
+        if (
+            others
+            and not os.path.exists(f"{first}/{_ALL_IN_FIRST}")
+            and any(os.path.exists(f"{place}/{name}") for place in others)
+        ):
             return
         last = self._segments[-1]
         for segments in self._segments:
+            if segments.place is not first:
+                with contextlib.suppress(OSError):
+                    os.unlink(f"{first}/{_ALL_IN_FIRST}")
             try:
                 if self._write(segments, name, parts, size, or_fail=segments is last):
                     return
@@ -199,7 +214,7 @@ class FileConnector:
                 except OSError as error:
                     failure = failure or error
             if recycled:
-                segments.trim(_free_bytes(segments.place))
+                segments.trim(functools.partial(_free_bytes, segments.place))
         if failure is not None:
             raise self._translated(failure) from failure
 
