@@ -238,7 +238,8 @@ def _list(size: int, serial: int) -> Job:
 
 
 def _arrays(number: int, size: int, serial: int) -> list[Array]:
-    return [_data(size // number, serial + one) for one in range(number)]
+    # None of them is in two jobs.
+    return [_data(size // number, serial * number + one) for one in range(number)]
 
 
 def _data_frame(size: int, serial: int) -> Job:

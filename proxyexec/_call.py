@@ -32,25 +32,29 @@ __all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "plain"]
 class MappedFunction:
     """A callable for all tasks of one ``map``; what it carries is stored once.
 
-    It is packed for each task, as the standard library does: it may change while items are drawn.
-    What has not changed is found again by its content, and held until the map has ended.
+    Where it may change while items are drawn, it is packed for each task, as the standard library
+    does. What has not changed is found again by its content, and held until the map has ended.
 
     Args:
         function: the callable.
         tasks: the executor's.
         chunked: whether a task is several calls.
+        may_change: whether code of others runs between one task and the next.
     """
 
     takes_parts = True
 
-    def __init__(self, function: Any, tasks: Tasks, *, chunked: bool) -> None:
+    def __init__(self, function: Any, tasks: Tasks, *, chunked: bool, may_change: bool) -> None:
         self.function = function
+        self._may_change = may_change
         self.chunked = chunked
         self._store = tasks.store
         self._packed: Packed | None = None
 
     def pack(self, context: Context, *, crossing: bool) -> Packed:
         """Make it ready to travel once more."""
+        if self._packed is not None and not self._may_change:
+            return self._packed
         # Let go of what was packed before only then, so that it is found.
         self._packed = context.pack_function(self.function, self, crossing=crossing)
         return self._packed

@@ -29,6 +29,9 @@ __all__ = ["Content", "Contents"]
 # How many bytes of a frame are looked at, in each of three places.
 _LOOKED_AT = 1024
 
+# How many of what was not stored by itself are remembered.
+_SEEN_AT_MOST = 4096
+
 _SEED = secrets.randbits(64)
 
 
@@ -74,9 +77,22 @@ class Contents:
         self._fetch = fetch
         self._stored: dict[int, dict[str, tuple[Reference, Content]]] = {}
         self._fingerprints: dict[str, int] = {}
+        self._seen: dict[int, None] = {}
         # Held for dictionary operations only. Reentrant, as a finalizer that the garbage collector
         # runs inside may get here.
         self._lock = threading.RLock()
+
+    def is_repeated(self, content: Content) -> bool:
+        """Tell whether something alike is stored, or was asked about; from now on, this was."""
+        fingerprint = content.fingerprint
+        if fingerprint in self._stored:
+            return True
+        with self._lock:
+            seen = fingerprint in self._seen
+            self._seen[fingerprint] = None
+            if len(self._seen) > _SEEN_AT_MOST:
+                del self._seen[next(iter(self._seen))]
+        return seen
 
     def candidates(self, content: Content) -> Sequence[tuple[Reference, Content]]:
         """Return what is stored that may have this content."""

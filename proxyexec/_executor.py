@@ -22,7 +22,7 @@ from proxyexec._adapters import Base, adapt
 from proxyexec._call import Call, ChunkCall, MappedFunction, PassedCall, plain
 from proxyexec._context import Context
 from proxyexec._future import TaskFuture, failed_future, future_of
-from proxyexec._map import chunked_results, results
+from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._parts import PartRules
 from proxyexec._proxy import Proxy
 from proxyexec._serialize import PickleSerializer
@@ -30,7 +30,7 @@ from proxyexec._store import Store
 from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
-from proxyexec.policy import ProxyNever, ShouldProxy
+from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
@@ -140,6 +140,8 @@ class StoreExecutor(Executor):
             close_store=close_store,
             ownership=ownership,
             dedupe=dedupe,
+            # What of an argument is stored by itself makes no difference but in time.
+            gathers=not lazy and type(policy) is ProxySize,
             cancels_before_start=base.like_pools or not base.crosses,
         )
         weakref.finalize(self, self._tasks.no_more).atexit = False
@@ -229,7 +231,8 @@ class StoreExecutor(Executor):
         function: Any = fn
         chunked = chunksize > 1
         if chunked or (self._crosses and not self._context.travels_by_name(fn)):
-            function = MappedFunction(fn, self._tasks, chunked=chunked)
+            may_change = buffersize is not None or not are_at_hand(iterables)
+            function = MappedFunction(fn, self._tasks, chunked=chunked, may_change=may_change)
         # By way of submit(), which subclasses may have changed.
         submit = functools.partial(_submit_item, self.submit, function)
         if chunked:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from proxyexec._future import Deferred
 
-__all__ = ["chunked_results", "results"]
+__all__ = ["are_at_hand", "chunked_results", "results"]
 
 R = TypeVar("R")
 
@@ -48,6 +48,11 @@ def chunked_results(
     futures = (submit(chunk) for chunk in chunks)
     pending = _submitted(futures, _checked(buffersize))
     return _Results(_one_by_one(_in_order(pending, futures, deadline)), pending)
+
+
+def are_at_hand(iterables: Iterable[Iterable[Any]]) -> bool:
+    """Tell that drawing items from all of these runs no code of others."""
+    return all(type(one) in _AT_HAND for one in iterables)
 
 
 def _deadline(timeout: float | None) -> float | None:
@@ -130,3 +135,21 @@ def _one_by_one(chunks: Generator[list[Any]]) -> Generator[Any]:
 def _cancel(pending: deque[Future[Any]]) -> None:
     while pending:
         pending.pop().cancel()  # the last first: a worker takes the next one, which is the first
+
+
+# Exact types whose iterators hand out what is there.
+_AT_HAND = frozenset(
+    {
+        bytes,
+        deque,
+        dict,
+        frozenset,
+        itertools.count,
+        itertools.repeat,
+        list,
+        range,
+        set,
+        str,
+        tuple,
+    }
+)

@@ -192,7 +192,10 @@ class TakenParts(Parts):
                 frames = candidate.frames
             except SerializationError:  # as a part of the whole it may do, with cloudpickle
                 return None
-            return self._keep(obj, frames, inside)
+            kept = self._keep(obj, frames, inside)
+        if kept is None:
+            self.leave(obj)
+        return kept
 
     def _leave_structure(self, reduced: tuple[Any, ...], *, of_function: bool) -> None:
         """Leave the tuples and dicts that pickle needs as such, but not what is in them."""

@@ -240,6 +240,10 @@ class Store:
             self._contents.add(reference, content)
         return kept
 
+    def is_repeated(self, frames: Frames) -> bool:
+        """Tell whether something like what ``frames`` represent was asked about, or is stored."""
+        return self._contents is not None and self._contents.is_repeated(Content(frames))
+
     def keep(self, obj: Any, key: str, frames: Frames) -> Reference:
         """Store ``obj``, which ``frames`` represent, under ``key``."""
         self._check_open()

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from proxyexec._serialize import frames_size
+
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Tasks"]
 
+# Storing a part by itself costs a system call or twenty: beside so many bytes, that is little.
+_SMALL_PART = 4_000_000
+
 
 class Tasks:
     """The tasks of one executor that are in flight, and what happens after the last one.
@@ -28,6 +33,8 @@ class Tasks:
         close_store: whether to close it after the last task.
         ownership: whether results are evicted when nobody holds them any more.
         dedupe: whether what is stored already is not stored again.
+        gathers: whether small parts of arguments may be stored with these, unless they have been
+            sent before.
         cancels_before_start: whether the base executor cancels only what has not started.
     """
 
@@ -40,11 +47,13 @@ class Tasks:
         close_store: bool,
         ownership: bool,
         dedupe: bool,
+        gathers: bool,
         cancels_before_start: bool,
     ) -> None:
         self.store = store
         self.ownership = ownership
         self.dedupe = dedupe
+        self.gathers = gathers
         self.cancels_before_start = cancels_before_start
         # Reentrant, as the executor's finalizer may run inside.
         self.lock = threading.RLock()
@@ -121,7 +130,15 @@ class Tasks:
         """Store an object; see :class:`proxyexec._context.Keeper`."""
         return self.store.hold(obj, frames, embedded, dedupe=self.dedupe)
 
-    keep_part = keep
+    def keep_part(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept | None:
+        """Store a part of an object; see :class:`proxyexec._context.Keeper`."""
+        if (
+            self.gathers
+            and frames_size(frames) < _SMALL_PART
+            and not self.store.is_repeated(frames)
+        ):
+            return None  # a hundred of them by themselves cost several times what they do together
+        return self.keep(obj, frames, embedded)
 
     def _finish_after_last(self) -> None:
         with self.lock:

@@ -169,3 +169,16 @@ def carried(data, x):
 
 def with_data(function, size):
     return [function(), *map(str, range(size // 5))]
+
+
+class CountsPickling:
+    """A callable that knows how often it was pickled."""
+
+    times = 0
+
+    def __reduce__(self):
+        CountsPickling.times += 1
+        return CountsPickling, ()
+
+    def __call__(self, item):
+        return item

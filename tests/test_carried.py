@@ -169,6 +169,24 @@ def test_callables_may_change_while_items_are_drawn(executor, chunksize):
     assert lengths == ([1, 2, 3, 4] if chunksize == 1 else [2, 2, 4, 4])
 
 
+@pytest.mark.parametrize(
+    ("items", "options", "times"),
+    [
+        (lambda: [0, 1, 2, 3], {}, 1),
+        (lambda: range(4), {"chunksize": 2}, 1),
+        (lambda: iter(range(4)), {}, 4),
+        (lambda: [0, 1, 2, 3], {"buffersize": 1}, 4),
+    ],
+    ids=["list", "chunks", "iterator", "buffer"],
+)
+def test_a_callable_is_pickled_once_where_nothing_can_change_it(
+    executor, monkeypatch, items, options, times
+):
+    monkeypatch.setattr(functions.CountsPickling, "times", 0)
+    assert list(executor.map(functions.CountsPickling(), items(), **options)) == [0, 1, 2, 3]
+    assert functions.CountsPickling.times == times
+
+
 @pytest.mark.parametrize("chunksize", [1, 5])
 @pytest.mark.parametrize("function", [len, functools.partial(len)])
 def test_map_goes_by_way_of_submit(chunksize, function):

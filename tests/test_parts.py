@@ -411,3 +411,31 @@ def test_a_policys_smallest_size_may_have_a_unit():
     with make(Large(list)) as executor:
         assert executor.submit(functions.seen, {"a": [1]}).result() == {"a": False}
         executor.store.close()
+
+
+def test_small_parts_are_stored_together_until_they_are_sent_again():
+    with make(ProxySize(1000), base="thread", lazy=False) as executor:
+
+        def stored(parts):
+            return executor.store.usage().objects, [len(one) for one in parts]
+
+        def parts(number):
+            return [bytes([number + one]) * 2000 for one in range(3)]
+
+        three = [2000] * 3
+        assert executor.submit(stored, parts(1)).result() == (1, three)
+        assert executor.submit(stored, parts(1)).result() == (3, three)
+        assert executor.submit(stored, parts(1)).result() == (3, three)
+        assert executor.submit(stored, parts(11)).result() == (1, three)
+        large = [bytes([one]) * 5_000_000 for one in range(3)]
+        assert executor.submit(stored, large).result() == (3, [5_000_000] * 3)
+        settle(executor)
+        executor.store.close()
+
+
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_small_part_that_occurs_twice_is_one_object_however_it_is_stored(run, lazy):
+    part = bytes(2000)
+    same = lambda x: functions.same_objects([x["a"], x["b"]])
+    for _ in range(2):
+        assert run(ProxySize(1000), same, {"a": part, "b": part}, lazy=lazy) is True
