@@ -7,6 +7,7 @@ python benchmarks/growth.py --sizes 1MB,16MB,256MB --live 10,100,1000 --json gro
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import gc
 import math
 import shutil
@@ -125,8 +126,10 @@ def _time_live(pool: Any, results: list[Samples], step: Callable[[str], None]) -
             for number in range(len(live), samples.number)
         ]
         # What is held is the future: its result stays stored, and is not fetched.
-        _wait(started)
+        concurrent.futures.wait(started)
         live += started
+        if pool.store.usage().objects != samples.number:
+            raise RuntimeError("not all live objects are stored")
         for number in range(-1, _LIVE_SAMPLES):
             step(f"{samples.number:,} live objects")
             array += 1
@@ -138,14 +141,6 @@ def _time_live(pool: Any, results: list[Samples], step: Callable[[str], None]) -
             if number >= 0:
                 samples.seconds.append((time.perf_counter() - start) / _TASKS)
     live.clear()
-
-
-def _wait(futures: Sequence[Any]) -> None:
-    """Wait until all are done; raise what failed, without fetching results."""
-    for future in futures:
-        error = future.exception()
-        if error is not None:
-            raise error
 
 
 def _slope(results: Sequence[Samples]) -> float | None:
@@ -232,7 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             with interrupts_ignored():
                 pool = stack.enter_context(proxyexec.ProcessPoolExecutor(2))
-                _wait([pool.submit(pause, 0.2) for _ in range(2)])
+                for future in [pool.submit(pause, 0.2) for _ in range(2)]:
+                    future.result()
             progress = stack.enter_context(Progress(steps))
             _time_live(pool, by_live, progress.step)
             _time_sizes(pool, options.repeat, by_size, progress.step)

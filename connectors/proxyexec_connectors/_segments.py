@@ -65,6 +65,9 @@ _PART_OF_FREE = 4
 # After so many evictions, free segments are counted; also after that part of what they may take.
 _TRIMMED_EVERY = 8
 
+# A process that writes looks so often whether what it has open was discarded by others.
+_LOOKS_AGAIN_SECONDS = 1.0
+
 # Segments that a process has open beside those in use, for writing and for reading.
 _OPEN_AT_MOST = 64
 
@@ -93,7 +96,9 @@ class Segments:
         self._lent: set[Segment] = set()
         # What this process has evicted itself: inode numbers and sizes by free names.
         self._recycled: dict[str, tuple[int, int]] = {}
-        # How much that was since free segments were last counted, and what is few.
+        # When those for writing were last looked at.
+        self._looked_again = 0.0
+        # How much was evicted since free segments were last counted, and what is few.
         self._untrimmed = self._untrimmed_bytes = self._few_bytes = 0
         self._closed = False
         _all.add(self)
@@ -244,7 +249,8 @@ class Segments:
             free.reverse()
             free.sort(key=lambda one: one[1] not in self._for_writing)
             claimed = self._claim_one(free, size)
-        if claimed is None:
+        if claimed is None and time.monotonic() > self._looked_again + _LOOKS_AGAIN_SECONDS:
+            self._looked_again = time.monotonic()
             self._drop_discarded(self._for_writing)
         return claimed
 
