@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ProcessPoolExecutor", "ThreadPoolExecutor"]
 
 # From this serialized size on, a file in shared memory beats a pipe; see benchmarks/.
-STORED_FROM = 200_000
+STORED_FROM = 700_000
 
 
 class ProcessPoolExecutor(StoreExecutor, _ProcessPool):

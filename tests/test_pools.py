@@ -156,11 +156,11 @@ def test_asyncio_runs_in_our_pools():
 
 def test_cancel_futures():
     with proxyexec.ProcessPoolExecutor(1) as pool:
-        futures = [pool.submit(functions.make_bytes, 200_000) for _ in range(20)]
+        futures = [pool.submit(functions.make_bytes, STORED_FROM) for _ in range(20)]
         pool.shutdown(cancel_futures=True)
     assert all(future.done() for future in futures)
     assert any(future.cancelled() for future in futures)
-    assert len(futures[0].result()) == 200_000
+    assert len(futures[0].result()) == STORED_FROM
 
 
 def test_they_are_pools_of_the_standard_library():
