@@ -16,13 +16,25 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import cloudpickle
 from wrapt import BaseObjectProxy
 
-__all__ = ["CLOUD", "PLAIN", "Parts", "Pickled", "Unpickler", "pickled_by", "reducers_of_pools"]
+__all__ = [
+    "CLOUD",
+    "PLAIN",
+    "POOLS_MAKE_WRITABLE",
+    "Parts",
+    "Pickled",
+    "Unpickler",
+    "pickled_by",
+    "reducers_of_pools",
+]
 
 # Smaller buffers are copied into the pickle: a frame costs more than it saves.
 _SMALL_BUFFER = 2048
 
 # The first protocol of pickle with buffers out of band.
 _OUT_OF_BAND = 5
+
+POOLS_MAKE_WRITABLE = pickle.DEFAULT_PROTOCOL < _OUT_OF_BAND
+"""Whether read-only arrays arrive writable from the pools of multiprocessing."""
 
 Reducers: TypeAlias = dict[type, Callable[[Any], Any]]
 
@@ -218,7 +230,7 @@ def reducers_of_pools() -> Reducers:
     """How the pools of multiprocessing pickle what pickle cannot, or pickles otherwise."""
     reducers = {**copyreg.dispatch_table, **ForkingPickler._extra_reducers}  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     numpy = sys.modules.get("numpy")
-    if numpy is not None and pickle.DEFAULT_PROTOCOL < _OUT_OF_BAND:
+    if numpy is not None and POOLS_MAKE_WRITABLE:
         reducers[numpy.ndarray] = _reduce_array
     return reducers
 

@@ -10,7 +10,8 @@ knows no stores and keeps nothing. Frames are::
     envelope, stream, …, buffer, …
 
 The envelope holds a kind, the number of stream frames (several when the pickle contains large
-``bytes``, which are not copied together), and for each buffer whether its owner could write.
+``bytes``, which are not copied together), and for each buffer whether its owner could write. Large
+arrays of numbers, and ``bytes``, are an envelope that says what they are, and their memory.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import io
 import pickle
 import struct
 from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from proxyexec._arrays import array_in, frames_of_array, is_array_type
 from proxyexec._picklers import (
     CLOUD,
     PLAIN,
+    POOLS_MAKE_WRITABLE,
     Parts,
     Pickled,
     Unpickler,
@@ -47,7 +51,7 @@ __all__ = ["Candidate", "PickleSerializer", "Serializer", "frames_size"]
 _SEARCHED = 1 << 20
 
 _ENVELOPE = struct.Struct("<cI")
-_PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY = b"p", b"i", b"b", b"a"
+_PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY, _ARRAY = b"p", b"i", b"b", b"a", b"n"
 _RAW: dict[type, bytes] = {bytes: _BYTES, bytearray: _BYTEARRAY}
 
 
@@ -98,6 +102,10 @@ class PickleSerializer:
         kind = _RAW.get(type(obj))
         if kind is not None:
             return [_ENVELOPE.pack(kind, 1), obj]
+        if is_array_type(type(obj)):
+            as_array = self._frames_of_array(obj)
+            if as_array is not None:
+                return as_array
         pickled: Pickled | None = None
         reducers = reducers_of_pools() if self.like_pools else None
         try:
@@ -114,6 +122,15 @@ class PickleSerializer:
                 reason = f"{type(error).__name__}: {error}"
                 raise SerializationError("an object", name_of(type(obj)), reason) from error
         return _frames_of(pickled)
+
+    def _frames_of_array(self, array: Any) -> Frames | None:
+        if self.like_pools and type(array) in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+            return None
+        found = frames_of_array(array, writable=self.like_pools and POOLS_MAKE_WRITABLE)
+        if found is None:
+            return None
+        header, memory = found
+        return [_ENVELOPE.pack(_ARRAY, 1) + header, memory]
 
     def loads(self, frames: Frames) -> Any:
         """Return the object; see :class:`Serializer`.
@@ -213,6 +230,8 @@ def _load(frames: Frames) -> Any:
         return bytes(frames[1])
     if kind == _BYTEARRAY:
         return bytearray(frames[1])
+    if kind == _ARRAY:
+        return array_in(envelope[_ENVELOPE.size :], frames[1])
     if kind not in (_PICKLE, _WITH_IDS):
         raise ValueError(f"unknown kind {kind!r}")
     writable = envelope[_ENVELOPE.size :]
