@@ -266,7 +266,10 @@ class StoreExecutor(Executor):
         return self._base.submit(fn, *args, **kwargs)
 
     def _shut_base_down(self, *, wait: bool, cancel_futures: bool) -> None:
-        self._base.shutdown(wait=wait, cancel_futures=cancel_futures)
+        if cancel_futures:
+            self._base.shutdown(wait=wait, cancel_futures=True)
+        else:  # not all have the option
+            self._base.shutdown(wait=wait)
 
     def _needs_care(self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         """Tell whether a call that no policy wants to look at must not pass as it is.

@@ -296,6 +296,22 @@ def test_other_kinds_of_futures_are_followed():
         base.future = base.call = None
 
 
+def test_executors_that_cannot_cancel_when_shut_down():
+    class Executor:
+        def __init__(self, pool):
+            self.submit, self.pool = pool.submit, pool
+
+        def shutdown(self, wait=True):
+            self.pool.shutdown(wait)
+
+    base = Executor(concurrent.futures.ThreadPoolExecutor(1))
+    with StoreExecutor(base, MemoryConnector()) as executor:
+        future = executor.submit(functions.add, 1, 2)
+    assert future.result() == 3
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        base.pool.submit(functions.add, 1, 2)
+
+
 @pytest.mark.parametrize("use", ["result", "map", "exception"])
 @pytest.mark.parametrize("kind", ["unpicklable", "policy"])
 def test_what_is_wrong_with_the_data_reaches_the_caller_by_every_way(use, kind):
