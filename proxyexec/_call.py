@@ -17,7 +17,18 @@ from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, p
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._proxy import Kept, Reference, make_proxy
 from proxyexec._store import is_in_memory, leases_of, store_at
-from proxyexec._task import ChunkOutcome, ChunkTask, Task, chunk_key
+from proxyexec._task import (
+    HEAVIEST_BYTES,
+    ChunkOutcome,
+    ChunkTask,
+    Failed,
+    Task,
+    TimedChunkTask,
+    TimedOutcome,
+    chunk_key,
+    unpacked_error,
+    weight_of,
+)
 from proxyexec.errors import ArrivalError
 
 if TYPE_CHECKING:
@@ -26,7 +37,7 @@ if TYPE_CHECKING:
     from proxyexec._ownership import Lease
     from proxyexec._tasks import Tasks
 
-__all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "plain"]
+__all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "TimedChunkCall", "plain"]
 
 
 class MappedFunction:
@@ -38,16 +49,16 @@ class MappedFunction:
     Args:
         function: the callable.
         tasks: the executor's.
-        chunked: whether a task is several calls.
+        kind: the class of its calls.
         may_change: whether code of others runs between one task and the next.
     """
 
     takes_parts = True
 
-    def __init__(self, function: Any, tasks: Tasks, *, chunked: bool, may_change: bool) -> None:
+    def __init__(self, function: Any, tasks: Tasks, kind: type[Call], *, may_change: bool) -> None:
         self.function = function
+        self.kind = kind
         self._may_change = may_change
-        self.chunked = chunked
         self._store = tasks.store
         self._packed: Packed | None = None
 
@@ -73,6 +84,9 @@ class Call:
 
     kind: ClassVar[type[Task]] = Task
     """What the base executor is given to call."""
+
+    late: ClassVar[bool] = False
+    """Whether it may be made after the executor was shut down."""
 
     def __init__(self, tasks: Tasks, context: Context, crosses: bool) -> None:
         self._tasks = tasks
@@ -132,6 +146,12 @@ class Call:
         """The arguments, with their names."""
         yield from enumerate(args)
         yield from kwargs.items()
+
+    def pack_early(self, args: Sequence[Any], kwargs: dict[str, Any], function: Any) -> None:
+        """Make ready to travel, later, what is there of the arguments: it will be found again."""
+        for name, value in self.values(args, kwargs):
+            if type(value) is not TaskFuture:
+                self.pack(value, name, function, later=True)
 
     def pack_all(
         self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
@@ -200,6 +220,9 @@ class Call:
         self._held.extend(objects)
 
     def _open(self, outcome: Any, key: str) -> Any:
+        return self._open_one(outcome, key)
+
+    def _open_one(self, outcome: Any, key: str) -> Any:
         if type(outcome) is Inline:
             leases = self._leases_on(outcome.embedded, key)
             try:
@@ -272,10 +295,7 @@ class ChunkCall(Call):
         ], kwargs
 
     def _open(self, outcome: Any, key: str) -> Any:
-        return [
-            super(ChunkCall, self)._open(one, chunk_key(key, number))
-            for number, one in enumerate(outcome)
-        ]
+        return [self._open_one(one, chunk_key(key, number)) for number, one in enumerate(outcome)]
 
     def _keys(self, *, parts: bool = True) -> list[str]:
         return [
@@ -285,10 +305,68 @@ class ChunkCall(Call):
         ]
 
 
+class TimedChunkCall(ChunkCall):
+    """Several calls that travel together, each as if it were alone.
+
+    Its outcome is a :class:`TimedOutcome`. Not all of the calls need to have been made.
+    """
+
+    __slots__ = ("_unsent",)
+
+    kind = TimedChunkTask
+    late = True  # the map is announced; see proxyexec._chunks
+
+    def __init__(self, tasks: Tasks, context: Context, crosses: bool, length: int) -> None:
+        super().__init__(tasks, context, crosses, length)
+        # By number, why calls could not be sent.
+        self._unsent: dict[int, Exception] = {}
+
+    def pack_all(
+        self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        chunk: list[tuple[Any, ...]] = []
+        weight = 0
+        for number, one in enumerate(args):
+            try:
+                # What may change is serialized now: in one message, it would be one object.
+                travels = tuple(
+                    self.pack(value, place, function, later=True) for place, value in enumerate(one)
+                )
+            except Exception as error:  # noqa: BLE001 - this call's, not the others'
+                self._unsent[number] = error
+                travels = (_UNSENT,)
+            chunk.append(travels)
+            weight += sum(map(weight_of, travels))
+            if weight > HEAVIEST_BYTES:
+                break  # the rest will be sent again
+        return chunk, kwargs
+
+    def _open(self, outcome: Any, key: str) -> Any:
+        results = outcome.results
+        if self._unsent or not _PACKED.isdisjoint(map(type, results)):
+            results = [self._open_if_any(one, key, number) for number, one in enumerate(results)]
+        return TimedOutcome(results, outcome.seconds)
+
+    def _open_if_any(self, result: Any, key: str, number: int) -> Any:
+        if number in self._unsent:
+            return Failed(self._unsent[number])
+        key = chunk_key(key, number)
+        if type(result) is Failed:
+            # A worker that lives has removed the parts of what it could not deliver.
+            self._context.store.evict_soon(self._keys_of_result(key, parts=False))
+            return Failed(unpacked_error(result.error, self._context))
+        try:
+            return self._open_one(result, key)
+        except Exception as error:  # noqa: BLE001 - it is raised in its turn
+            return Failed(error)
+
+
 class PassedCall:
     """One call that passed untouched: there is nothing to open, evict or release."""
 
     __slots__ = ("_tasks",)
+
+    late: ClassVar[bool] = False
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
@@ -307,4 +385,10 @@ def plain(function: Any) -> Any:
 
 
 # Types of outcomes that stand for something else.
-_SEALED = frozenset({Inline, Stored, ChunkOutcome})
+_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome})
+
+# Types of results that stand for something else, or for none.
+_PACKED = frozenset({Inline, Stored, Failed})
+
+# Travels in place of the arguments of a call that cannot be sent; cannot be unpacked.
+_UNSENT = Inline(b"")

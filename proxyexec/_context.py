@@ -10,7 +10,9 @@ This module knows nothing of futures and leases: those are the client's.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import sys
 from collections.abc import Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -45,7 +47,7 @@ from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["SEALED", "Context", "Inline", "Keeper", "Packed", "Stored", "part_key"]
+__all__ = ["SEALED", "Context", "Inline", "Keeper", "Packed", "Stored", "joined", "part_key"]
 
 
 class Stored(NamedTuple):
@@ -112,6 +114,24 @@ class Context(NamedTuple):
         except Exception:  # noqa: BLE001 - a policy's: it is asked again where that is seen to
             return False
 
+    def atoms_pass(self, objects: Sequence[Any]) -> bool:
+        """Tell that objects that cannot change travel as they are; many cost next to nothing."""
+        if not self._smallest or not _ATOMS.issuperset(map(type, objects)):
+            return False
+        # No atom's pickle is more than twice as large as what it occupies, and a bit.
+        sizes = list(map(sys.getsizeof, objects))
+        largest = 2 * max(sizes, default=0) + _WORD_BYTES
+        return largest < self._smallest and 2 * sum(sizes) < _FEW_BYTES
+
+    def words(self) -> frozenset[type]:
+        """Return types whose objects travel as they are; so do integers, if they are not long."""
+        return _WORDS if self._smallest > _WORD_BYTES else frozenset()
+
+    @property
+    def _smallest(self) -> float:
+        """The policy wants no atom of a smaller serialized size, in bytes."""
+        return math.inf if type(self.policy) is ProxyNever else self.rules.smallest
+
     def may_change(self, obj: Any) -> bool:
         """Tell whether an object that passes may be changed by its owner."""
         return type(obj) not in _ATOMS
@@ -177,7 +197,7 @@ class Context(NamedTuple):
             frames = candidate.frames
             if frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate):
                 return _referring(keeper.keep(function, frames, embedded))
-        return Packed(Inline(_join(frames)), embedded)
+        return Packed(Inline(joined(frames)), embedded)
 
     def unpack(self, travelled: Any, what: str) -> Any:
         """Turn what has travelled into what a function is to get.
@@ -212,9 +232,17 @@ class Context(NamedTuple):
             {name: objects.get(id(one), one) for name, one in kwargs.items()},
         )
 
-    def deliver(self, result: Any, key: str, what: str) -> Any:
-        """Make a result ready to travel to the client."""
-        if self.passes(result):
+    def deliver(self, result: Any, key: str, what: str, *, alone: bool = True) -> Any:
+        """Make a result ready to travel to the client.
+
+        Args:
+            result: what a call returned.
+            key: where to store it.
+            what: what it is to the caller, for messages.
+            alone: whether it travels alone. What others travel with may be changed, or be one
+                object with theirs, unless it is serialized now.
+        """
+        if self.passes(result) and (alone or not self.may_change(result)):
             return result
         keeper = ResultKeeper(self, key)
         try:
@@ -246,7 +274,7 @@ class Context(NamedTuple):
         frames = candidate.frames
         if proxied:
             return _referring(keeper.keep(obj, frames, embedded))
-        return Packed(Inline(_join(frames)), embedded)
+        return Packed(Inline(joined(frames)), embedded)
 
     def _parts(
         self, obj: Any, keeper: Keeper, what: str, only: Sequence[Any] | None = None
@@ -329,7 +357,8 @@ def _equal(one: memoryview, other: memoryview) -> bool:
     )
 
 
-def _join(frames: Frames) -> bytes:
+def joined(frames: Frames) -> bytes:
+    """Return frames in one piece, which :func:`proxyexec_connectors._layout.split` takes apart."""
     parts, _ = pieces(frames)
     return b"".join(parts)
 
@@ -352,6 +381,15 @@ SEALED = frozenset({Inline, Stored})
 
 # Types whose objects cannot contain others and cannot change.
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+# Of these, the types whose objects are as good as nothing, integers apart: they may be long.
+_WORDS = frozenset({type(None), bool, float, complex})
+
+# What the serialized form of one takes at most, in bytes.
+_WORD_BYTES = 128
+
+# Objects that are larger together are looked at one by one.
+_FEW_BYTES = 2_000_000
 
 # Types of callables that pickle knows by their names.
 _BY_NAME = frozenset({FunctionType, BuiltinFunctionType, type})

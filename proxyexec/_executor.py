@@ -8,18 +8,28 @@ evicted. Nothing here knows backends or frameworks.
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
 from proxyexec._adapters import Base, adapt
-from proxyexec._call import Call, ChunkCall, MappedFunction, PassedCall, plain
+from proxyexec._call import (
+    Call,
+    ChunkCall,
+    MappedFunction,
+    PassedCall,
+    TimedChunkCall,
+    plain,
+)
+from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
@@ -116,6 +126,7 @@ class StoreExecutor(Executor):
             raise TypeError(f"should_proxy must be callable, like ProxySize('1 MB'): {policy!r}")
         self._crosses = base.crosses
         self._never = type(policy) is ProxyNever
+        self._workers = _workers_of(base.executor)
         if store is None:
             store = FileConnector() if base.crosses else MemoryConnector()
         self._store = _as_store(store)
@@ -203,7 +214,7 @@ class StoreExecutor(Executor):
         fn: Callable[..., R],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
     ) -> Iterator[R]:
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
@@ -218,25 +229,32 @@ class StoreExecutor(Executor):
             iterables: drawn from at once, or as results are consumed if ``buffersize`` is given.
             timeout: seconds from this call within which each result has to be there.
             chunksize: how many items a task gets; 1 in a pool of threads, whatever is given.
-            buffersize: how many tasks may be under way ahead of the results consumed.
+                With ``"auto"``, as many as take some hundredths of a second, which is measured
+                while the map runs: one at first, many more where they are fast. Each call is
+                still as if it were alone, with a result or an error of its own; but results of a
+                task arrive together, so that no item may wait for another one.
+            buffersize: how many tasks may be under way ahead of the results consumed; how many
+                items with ``chunksize="auto"``.
 
         Raises:
-            ValueError: ``chunksize`` or ``buffersize`` is below 1.
-            TypeError: ``buffersize`` is not an integer.
+            ValueError: ``chunksize`` or ``buffersize`` is below 1, or ``chunksize`` is a text
+                other than ``"auto"``.
+            TypeError: ``chunksize`` or ``buffersize`` is not an integer.
         """
-        if not self._crosses:
-            chunksize = 1
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
+        size = _checked_chunksize(chunksize) if self._crosses else 1
+        kind = Call if size == 1 else TimedChunkCall if size is None else ChunkCall
         function: Any = fn
-        chunked = chunksize > 1
-        if chunked or (self._crosses and not self._context.travels_by_name(fn)):
+        if size != 1 or (self._crosses and not self._context.travels_by_name(fn)):
             may_change = buffersize is not None or not are_at_hand(iterables)
-            function = MappedFunction(fn, self._tasks, chunked=chunked, may_change=may_change)
+            function = MappedFunction(fn, self._tasks, kind, may_change=may_change)
         # By way of submit(), which subclasses may have changed.
         submit = functools.partial(_submit_item, self.submit, function)
-        if chunked:
-            return chunked_results(submit, iterables, timeout, buffersize, chunksize)
+        if size is None:
+            return automatic_results(
+                submit, iterables, timeout, buffersize, self._tasks, self._workers
+            )
+        if size > 1:
+            return chunked_results(submit, iterables, timeout, buffersize, size)
         return results(submit, iterables, timeout, buffersize)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -287,29 +305,36 @@ class StoreExecutor(Executor):
 
     def _submit_mapped(self, function: MappedFunction, args: Sequence[Any]) -> TaskFuture[Any]:
         context = self._context
-        if not function.chunked:
+        if not issubclass(function.kind, ChunkCall):
             return self._submit(Call(self._tasks, context, self._crosses), function, args, {})
+        values = list(itertools.chain.from_iterable(args))
         plainly = function.function
-        if self._never and not self._needs_care(plainly, [x for one in args for x in one], {}):
+        if function.kind is ChunkCall and self._never and not self._needs_care(plainly, values, {}):
             return self._start(PassedCall(self._tasks), _ApplyAll(plainly), args, {})
-        call = ChunkCall(self._tasks, context, self._crosses, len(args))
-        return self._submit(call, function, args, {})
+        call = function.kind(self._tasks, context, self._crosses, len(args))
+        return self._submit(call, function, args, {}, passes=context.atoms_pass(values))
 
     def _submit(
-        self, call: Call, function: Any, args: Sequence[Any], kwargs: dict[str, Any]
+        self,
+        call: Call,
+        function: Any,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        *,
+        passes: bool = False,
     ) -> TaskFuture[Any]:
-        """Submit what cannot pass at a glance; ``function`` may be a :class:`MappedFunction`."""
-        futures = self._awaited(call.values(args, kwargs))
+        """Submit what cannot pass at a glance; ``function`` may be a :class:`MappedFunction`.
+
+        The arguments may pass nevertheless.
+        """
+        futures = [] if passes else self._awaited(call.values(args, kwargs))
         if all(map(_is_ready, futures)):
             futures = []
         try:
             travels = call.pack_function(function)
             if futures:
-                # What is there already is packed now, and will be found again.
-                for name, value in call.values(args, kwargs):
-                    if type(value) is not TaskFuture:
-                        call.pack(value, name, function, later=True)
-            else:
+                call.pack_early(args, kwargs, function)
+            elif not passes:
                 args, kwargs = call.pack_all(args, kwargs, function)
         except BaseException as error:
             call.end(error)
@@ -356,6 +381,32 @@ def _in_a_thread(function: Callable[..., None], **kwargs: Any) -> None:
         thread.start()
     except RuntimeError:  # the program is ending
         function(**kwargs)
+
+
+def _checked_chunksize(chunksize: Any) -> int | None:
+    """Return the size of chunks; ``None`` if it is to be found."""
+    if chunksize == "auto":
+        return None
+    if isinstance(chunksize, str):
+        raise ValueError(f'chunksize must be a positive integer or "auto", not {chunksize!r}')
+    try:
+        size = operator.index(chunksize)
+    except TypeError:
+        kind = type(chunksize).__name__
+        raise TypeError(f'chunksize must be a positive integer or "auto", not {kind}') from None
+    if size < 1:
+        raise ValueError(f'chunksize must be >= 1, or "auto", not {size}')
+    return size
+
+
+def _workers_of(base: Any) -> int:
+    """Return how many tasks a base executor runs at a time; many where it does not tell."""
+    workers = getattr(base, "_max_workers", None)
+    return workers if isinstance(workers, int) and workers > 0 else _MANY_WORKERS
+
+
+# Of a cluster, say: too many cost a short map little, too few would leave workers without work.
+_MANY_WORKERS = 64
 
 
 def _submit_item(submit: Callable[..., Any], function: Any, item: Sequence[Any]) -> Any:

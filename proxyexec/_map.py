@@ -6,6 +6,7 @@ submitted at once, or, with a ``buffersize``, as results are consumed.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections import deque
@@ -15,7 +16,14 @@ from typing import Any, TypeVar
 
 from proxyexec._future import Deferred
 
-__all__ = ["are_at_hand", "chunked_results", "results"]
+__all__ = [
+    "Results",
+    "are_at_hand",
+    "checked_buffersize",
+    "chunked_results",
+    "deadline_after",
+    "results",
+]
 
 R = TypeVar("R")
 
@@ -27,11 +35,11 @@ def results(
     buffersize: int | None,
 ) -> Iterator[R]:
     """Submit each tuple of items, and return an iterator of the results."""
-    deadline = _deadline(timeout)
+    deadline = deadline_after(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     futures = (submit(arguments) for arguments in calls)
-    pending = _submitted(futures, _checked(buffersize))
-    return _Results(_in_order(pending, futures, deadline), pending)
+    pending = _submitted(futures, checked_buffersize(buffersize))
+    return Results(_in_order(pending, futures, deadline), functools.partial(_cancel, pending))
 
 
 def chunked_results(
@@ -42,12 +50,13 @@ def chunked_results(
     chunksize: int,
 ) -> Iterator[R]:
     """Like :func:`results`, with ``chunksize`` calls to a task."""
-    deadline = _deadline(timeout)
+    deadline = deadline_after(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
     futures = (submit(chunk) for chunk in chunks)
-    pending = _submitted(futures, _checked(buffersize))
-    return _Results(_one_by_one(_in_order(pending, futures, deadline)), pending)
+    pending = _submitted(futures, checked_buffersize(buffersize))
+    in_order = _in_order(pending, futures, deadline)
+    return Results(_one_by_one(in_order), functools.partial(_cancel, pending))
 
 
 def are_at_hand(iterables: Iterable[Iterable[Any]]) -> bool:
@@ -55,11 +64,18 @@ def are_at_hand(iterables: Iterable[Iterable[Any]]) -> bool:
     return all(type(one) in _AT_HAND for one in iterables)
 
 
-def _deadline(timeout: float | None) -> float | None:
+def deadline_after(timeout: float | None) -> float | None:
+    """Return when ``timeout`` seconds from now are over, in monotonic time."""
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _checked(buffersize: int | None) -> int | None:
+def checked_buffersize(buffersize: int | None) -> int | None:
+    """Return a ``buffersize`` that is one.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is below 1.
+    """
     if buffersize is not None and not isinstance(buffersize, int):
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
@@ -67,16 +83,20 @@ def _checked(buffersize: int | None) -> int | None:
     return buffersize
 
 
-class _Results(Iterator[R]):
+class Results(Iterator[R]):
     """An iterator of results that cancels what is pending when it is closed.
 
     Dropped before its first result was asked for, it cancels nothing, like the standard
     library's: programs call ``map`` for what the tasks do.
+
+    Args:
+        results: cancels, too, when it is closed half-way.
+        cancel: cancels what has not started.
     """
 
-    def __init__(self, results: Generator[R], pending: deque[Future[Any]]) -> None:
+    def __init__(self, results: Generator[R], cancel: Callable[[], object]) -> None:
         self._results = results
-        self._pending = pending
+        self._cancel = cancel
 
     def __next__(self) -> R:
         return next(self._results)
@@ -84,7 +104,7 @@ class _Results(Iterator[R]):
     def close(self) -> None:
         """Cancel what has not started, and let go of all results."""
         self._results.close()
-        _cancel(self._pending)
+        self._cancel()
 
 
 def _submitted(futures: Iterator[Future[R]], buffersize: int | None) -> deque[Future[R]]:

@@ -7,18 +7,73 @@ and leases: those are the client's.
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
+import time
+from collections.abc import Sequence
+from concurrent.futures.process import _ExceptionWithTraceback
 from typing import Any
 
 import cloudpickle
+from proxyexec_connectors._layout import split
 
-from proxyexec._context import SEALED, Context
+from proxyexec._context import SEALED, Context, Inline, joined
+from proxyexec._serialize import PickleSerializer
+from proxyexec._sizes import data_size
+from proxyexec.errors import ArrivalError, DeserializationError, SerializationError
 
-__all__ = ["ChunkOutcome", "ChunkTask", "Task", "blob_of", "chunk_key", "context_from"]
+__all__ = [
+    "HEAVIEST_BYTES",
+    "ChunkOutcome",
+    "ChunkTask",
+    "Failed",
+    "Task",
+    "TimedChunkTask",
+    "TimedOutcome",
+    "blob_of",
+    "chunk_key",
+    "context_from",
+    "unpacked_error",
+    "weight_of",
+]
 
 
 class ChunkOutcome(list[Any]):
     """What came of several calls that travelled together."""
+
+
+class TimedOutcome:
+    """What came of the first of several calls that travelled together, at least of one.
+
+    Args:
+        results: in order, with :class:`Failed` for what has none.
+        seconds: how long these calls took.
+    """
+
+    __slots__ = ("results", "seconds")
+
+    def __init__(self, results: list[Any], seconds: float) -> None:
+        self.results = results
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TimedOutcome, (self.results, self.seconds)
+
+
+class Failed:
+    """Stands for the result of a call that has none.
+
+    Args:
+        error: what it raised; serialized on its way.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Any) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Failed, (self.error,)
 
 
 class Task:
@@ -47,22 +102,24 @@ class Task:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
+        result = self._result(context, args, kwargs)
+        return context.deliver(result, self._key, "the result")
+
+    def _result(self, context: Context, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         function = self._travels
         if type(function) in SEALED:
             function = context.unpack(function, "the function")
         arguments, kwargs = context.unpack_all(args, kwargs)
-        result = function(*arguments, **kwargs)
-        del arguments, kwargs  # inputs are let go before the result takes its place
-        return context.deliver(result, self._key, "the result")
+        return function(*arguments, **kwargs)  # inputs are let go with this frame
 
 
 class ChunkTask(Task):
     """Several calls of one function, for ``map`` with a ``chunksize``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _chunk_task, (self._travels, self._blob, self._key)
+        return _task, (self._travels, self._blob, self._key, type(self))
 
-    def __call__(self, /, *chunk: tuple[Any, ...]) -> ChunkOutcome:
+    def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
         function = context.unpack(self._travels, "the function")
         return ChunkOutcome(
@@ -73,6 +130,82 @@ class ChunkTask(Task):
             )
             for number, arguments in enumerate(chunk)
         )
+
+
+class TimedChunkTask(ChunkTask):
+    """Several calls of one function, for ``map`` with ``chunksize="auto"``.
+
+    Each is as if it were alone: none sees what another does to the function, to its arguments, or
+    to its result. Once they have taken longer than a chunk should, or are a lot to send, the rest
+    is left: the client sends it again, to whoever has time.
+    """
+
+    def __call__(self, /, *chunk: tuple[Any, ...]) -> TimedOutcome:
+        context = self._context or context_from(self._blob)
+        # Most calls and their results are small: this loop is what they cost.
+        clock, words, function = time.perf_counter, context.words(), self._travels
+        travelling = (function, *itertools.chain.from_iterable(chunk))
+        ready = SEALED.isdisjoint(map(type, travelling))
+        results: list[Any] = []
+        weight = 0
+        start = clock()
+        stop = start + LONGEST_SECONDS
+        for number, arguments in enumerate(chunk):
+            try:
+                result = function(*arguments) if ready else self._result(context, arguments, {})
+                kind = type(result)
+                if kind not in words and not (kind is int and words and -_LONG < result < _LONG):
+                    key = chunk_key(self._key, number)
+                    result = context.deliver(result, key, "the result", alone=False)
+                    weight += weight_of(result)
+            except BaseException as error:  # noqa: BLE001 - as pools do
+                failed = Failed(packed_error(error, context))
+                result, weight = failed, weight + weight_of(failed.error)
+            results.append(result)
+            if clock() > stop or weight > HEAVIEST_BYTES:
+                break
+        # Their transport takes time, too.
+        return TimedOutcome(
+            results, max(clock() - start, LONGEST_SECONDS * weight / HEAVIEST_BYTES)
+        )
+
+
+def packed_error(error: BaseException, context: Context) -> Inline:
+    """Serialize what a call raised, with the text of its traceback, as pools do.
+
+    As with those, what cannot be serialized is replaced by what that raised.
+    """
+    try:
+        return _inline(error, _errors(context))
+    except SerializationError as failed:
+        return _inline(failed.__cause__ or failed, PickleSerializer())
+
+
+def _inline(error: BaseException, serializer: PickleSerializer) -> Inline:
+    assert error.__traceback__ is not None  # noqa: S101 - it has been raised
+    remote = _ExceptionWithTraceback(error, error.__traceback__)
+    return Inline(joined(serializer.dumps(remote)))
+
+
+def unpacked_error(packed: Inline, context: Context) -> BaseException:
+    """Make an exception of its serialized form again."""
+    try:
+        error: BaseException = _errors(context).loads(split(packed.blob))
+    except DeserializationError as failed:
+        error = ArrivalError("what a call raised", failed.reason)
+        error.__cause__ = failed
+    return error
+
+
+def weight_of(travels: Any) -> int:
+    """Return about how many bytes something takes on its way, where that is known."""
+    return len(travels.blob) if type(travels) is Inline else data_size(travels) or 0
+
+
+def _errors(context: Context) -> PickleSerializer:
+    """The serializer of errors: a store's need not be able to."""
+    serializer = context.serializer
+    return serializer if isinstance(serializer, PickleSerializer) else PickleSerializer()
 
 
 def chunk_key(key: str, number: int) -> str:
@@ -107,5 +240,11 @@ def _task(travels: Any, blob: bytes, key: str, cls: type[Task] = Task) -> Task:
     return task
 
 
-def _chunk_task(travels: Any, blob: bytes, key: str) -> Task:
-    return _task(travels, blob, key, ChunkTask)
+# A timed chunk makes no more calls after this long.
+LONGEST_SECONDS = 0.05
+
+# Nor once results of so many bytes are to be sent; of arguments, it has no more.
+HEAVIEST_BYTES = 2_500_000
+
+# Integers from here on are looked at before they travel.
+_LONG = 1 << 64

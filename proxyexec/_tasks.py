@@ -7,19 +7,43 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from proxyexec._serialize import frames_size
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-    from proxyexec._call import Call, PassedCall
     from proxyexec._proxy import Kept
     from proxyexec._store import Store
-    from proxyexec._waiting import Waiting
 
-__all__ = ["Tasks"]
+__all__ = ["Counted", "Pending", "Tasks"]
+
+
+class Counted(Protocol):
+    """What is counted as a task in flight."""
+
+    late: ClassVar[bool]
+    """Whether it may be counted in after the executor was shut down."""
+
+
+class Pending(Protocol):
+    """What still has to give tasks to the base executor."""
+
+    @property
+    def tasks(self) -> Tasks:
+        """Those of the executor."""
+        ...
+
+    @property
+    def process(self) -> int:
+        """The id of the process that gives them."""
+        ...
+
+    def cancel(self) -> object:
+        """Give it none any more; what they would have come to is cancelled."""
+        ...
+
 
 # Storing a part by itself costs a system call or twenty: beside so many bytes, that is little.
 _SMALL_PART = 4_000_000
@@ -63,24 +87,29 @@ class Tasks:
         self._close_store = close_store
         store.enter()
         # Adding and discarding are atomic; a lock here would cost every task two rounds of it.
-        self._in_flight: set[Call | PassedCall] = set()
+        self._in_flight: set[Counted] = set()
         # Of these, those that the base executor does not know of yet.
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[Pending] = set()
         self._when_launched: list[Callable[[], object]] = []
         self._ended = False
         self._finished = False
 
-    def add(self, call: Call | PassedCall) -> None:
+    def add(self, call: Counted) -> None:
         """Count a call in.
 
         Raises:
             RuntimeError: the executor is shut down.
         """
-        if self._ended:
+        if self._ended and not call.late:
             raise RuntimeError("cannot schedule new futures after shutdown")
         self._in_flight.add(call)
 
-    def discard(self, call: Call | PassedCall) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether the executor is shut down."""
+        return self._ended
+
+    def discard(self, call: Counted) -> None:
         """Count a call out."""
         self._in_flight.discard(call)
         if self._ended:
@@ -93,12 +122,12 @@ class Tasks:
         self._ended = True
         self._finish_after_last()
 
-    def wait(self, waiting: Waiting) -> None:
-        """Count in a call that waits for the results of others."""
+    def wait(self, waiting: Pending) -> None:
+        """Count in a call that waits for the results of others, or a map that is under way."""
         with self.lock:
             self._waiting.add(waiting)
 
-    def launch(self, waiting: Waiting) -> None:
+    def launch(self, waiting: Pending) -> None:
         """Count out a call that waits no more: the base executor knows it, or never will."""
         with self.lock:
             self._waiting.discard(waiting)

@@ -21,9 +21,9 @@ from proxyexec._future import Follower, TaskFuture, cancel, new_future
 
 if TYPE_CHECKING:
     from proxyexec._call import Call
-    from proxyexec._tasks import Tasks
+    from proxyexec._tasks import Pending, Tasks
 
-__all__ = ["Waiting", "future_after"]
+__all__ = ["Waiting", "announce", "future_after"]
 
 
 def future_after(
@@ -39,11 +39,16 @@ def future_after(
     """
     waiting = Waiting(launch, len(futures), tasks)
     mine = waiting.future = new_future(call, waiting)
-    tasks.wait(waiting)
-    _waiting.add(waiting)
+    announce(waiting)
     for future in futures:
         future.add_done_callback(waiting.when_done)
     return mine
+
+
+def announce(waiting: Pending) -> None:
+    """Have an executor, and the end of the program, wait for what has tasks to give yet."""
+    waiting.tasks.wait(waiting)
+    _waiting.add(waiting)
 
 
 class Waiting:
@@ -173,7 +178,7 @@ os.register_at_fork(after_in_child=_after_fork)
 # Callbacks of callbacks that this many levels of Python's stack have room for.
 _DEEP = 20
 
-_waiting: weakref.WeakSet[Waiting] = weakref.WeakSet()
+_waiting: weakref.WeakSet[Pending] = weakref.WeakSet()
 
 # At the end of a program, the pools of the standard library finish what they were given, and take
 # no more. What waits here was given to us: it has to be theirs before. Hooks run last in, first

@@ -278,6 +278,13 @@ def mapped_in_chunks(pool, make):
     return list(pool.map(functions.identity, [value, 1, 2, make(), value], chunksize=2))
 
 
+def mapped_alone(pool, make):
+    """In chunks, too, with our pools; the standard library's has no such chunks."""
+    value = make()
+    auto = {"chunksize": "auto"} if isinstance(pool, proxyexec.StoreExecutor) else {}
+    return list(pool.map(functions.identity, [value, 1, 2, make(), value], **auto))
+
+
 def described(pool, make):
     return pool.submit(describe, make()).result()
 
@@ -326,6 +333,7 @@ MAIN_PROGRAMS = [
     in_a_container,
     put_in_a_container,
     mapped_in_chunks,
+    mapped_alone,
     described,
     changed,
     handed_on,

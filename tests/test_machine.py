@@ -299,7 +299,11 @@ class Machine(RuleBasedStateMachine):
         self.open_gates()
 
     @precondition(lambda self: self.running)
-    @rule(several=st.lists(values, max_size=5), size=st.integers(1, 3), choice=choices)
+    @rule(
+        several=st.lists(values, max_size=5),
+        size=st.sampled_from([1, 2, 3, "auto"]),
+        choice=choices,
+    )
     def map(self, several, size, choice):
         items = [(one, one) for one in several] + [(one.obj, one.now) for one in self.held[:2]]
         expected = [wrap(copy.deepcopy(now)) for _, now in items]

@@ -62,7 +62,7 @@ def test_buffersize_counts_chunks_as_tasks(pool):
     results.close()
 
 
-@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("chunksize", [1, 3, "auto"])
 def test_several_iterables_end_with_the_shortest(pool, chunksize):
     results = pool.map(functions.add, range(10), itertools.count(100), chunksize=chunksize)
     assert list(results) == [100 + 2 * n for n in range(10)]
@@ -97,7 +97,7 @@ def test_an_iterable_that_raises_leaves_nothing(executor):
         next(results)
 
 
-@pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.parametrize("chunksize", [1, 2, "auto"])
 def test_errors_come_in_their_place(pool, chunksize):
     results = pool.map(pow, [1, 2, 0, 3], [1, 1, -1, 1], chunksize=chunksize)
     assert next(results) == 1
@@ -145,7 +145,7 @@ def test_closing_cancels_what_has_not_started(executor, end):
         assert ran in ([0], [0, 1])
 
 
-@pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.parametrize("chunksize", [1, 2, "auto"])
 def test_results_are_freed_as_they_are_consumed(pool, chunksize):
     results = pool.map(functions.make_bytes, [300_000] * 6, chunksize=chunksize)
     consumed = [len(result) for result in results]

@@ -182,7 +182,7 @@ def settle_broken(executor):
     executor._base._executor_manager_thread.join(30)
 
 
-@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("chunksize", [1, 3, "auto"])
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("end", ["fails", "is closed", "is dropped", "is dropped unread"])
 def test_a_map_that_ends_early_leaves_nothing(end, chunksize, nested):

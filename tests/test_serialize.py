@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from proxyexec import PickleSerializer, Store
 from proxyexec._serialize import frames_size
-from proxyexec._context import Inline, _join
+from proxyexec._context import Inline, joined
 from proxyexec.errors import DeserializationError, SerializationError
 from proxyexec_connectors._layout import flatten, pieces, split
 from proxyexec_connectors.file import FileConnector
@@ -78,7 +78,7 @@ def test_any_value_survives_a_store(store, value):
 def test_any_value_survives_a_message(value):
     serializer = PickleSerializer()
     frames = serializer.dumps(value)
-    inline = pickle.loads(pickle.dumps(Inline(_join(frames))))
+    inline = pickle.loads(pickle.dumps(Inline(joined(frames))))
     same(serializer.loads(split(inline.blob)), value)
 
 

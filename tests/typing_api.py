@@ -82,6 +82,8 @@ def maps(executor: StoreExecutor) -> None:
     assert_type(
         list(executor.map(length, ["a"], chunksize=5, buffersize=2, timeout=1)), "list[int]"
     )
+    assert_type(executor.map(length, ["a"], chunksize="auto"), Iterator[int])
+    executor.map(length, ["a"], chunksize="fast")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def policies() -> None:
