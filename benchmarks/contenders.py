@@ -181,6 +181,10 @@ class ProxyExec(_Executor):
         super().__init__(workers, largest)
         self.executor = proxyexec.ProcessPoolExecutor(workers)
 
+    def map_many(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        columns = zip(*calls, strict=True)
+        return list(self.executor.map(function, *columns, chunksize="auto"))
+
     def chain(self, function: Callable[..., Any], first: Any, *, stages: int) -> Any:
         future = self.executor.submit(function, first)
         for _ in range(stages - 1):
