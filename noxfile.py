@@ -68,7 +68,7 @@ def users(session: nox.Session) -> None:
 @nox.session
 def connectors(session: nox.Session) -> None:
     """Import every connector with only connectors/ on the path: they never need proxyexec."""
-    session.install("redis>=5.1", "hiredis>=3.0", "typing-extensions")
+    session.install("redis>=5.3", "hiredis>=3.0", "typing-extensions")
     session.chdir("connectors")
     for name in ("protocol", "errors", "memory", "file", "redis", "registry"):
         session.run("python", "-c", f"import proxyexec_connectors.{name}")

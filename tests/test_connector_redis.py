@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +25,9 @@ import redis as redis_py
 
 from proxyexec_connectors import attach, connect
 from proxyexec_connectors import redis as connector_module
-from proxyexec_connectors._redis_link import Packer
+from proxyexec_connectors import _redis_wire
+from proxyexec_connectors._redis_format import Head
+from proxyexec_connectors._redis_wire import Packer
 from proxyexec_connectors._redis_session import remove
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
@@ -64,6 +68,7 @@ class TestRedisConnectorInPieces(TestRedisConnector):
 
     @pytest.fixture(autouse=True)
     def small_sizes(self, monkeypatch):
+        monkeypatch.setattr(connector_module, "_FIRST_BYTES", 10_000)
         monkeypatch.setattr(connector_module, "_PIECE_BYTES", 100_000)
         monkeypatch.setattr(connector_module, "_BATCH_BYTES", 350_000)
 
@@ -264,25 +269,38 @@ def test_replies_are_parsed_by_hiredis(connector):
 
 def test_big_frames_are_sent_from_where_they_lie(connector, monkeypatch):
     sent = []
-    pack = Packer.pack
+    joined = _redis_wire._joined
 
-    def spy(self, *command):
-        buffers = pack(self, *command)
-        sent.extend(buffers)
-        return buffers
+    def spy(buffers):
+        sent.extend(joined(buffers))
+        return joined(buffers)
 
-    monkeypatch.setattr(Packer, "pack", spy)
+    monkeypatch.setattr(_redis_wire, "_joined", spy)
     frame = bytearray(1_000_000)
     connector.put("key", [b"small", frame])
-    [view] = [buffer for buffer in sent if isinstance(buffer, memoryview)]
-    assert view.obj is frame
+    views = [buffer for buffer in sent if isinstance(buffer, memoryview)]
+    assert sum(view.nbytes for view in views) == len(frame)
+    assert all(view.obj is frame for view in views)
     assert max(len(buffer) for buffer in sent if isinstance(buffer, bytes)) < 10_000
-    # redis-py passes them on to the socket one by one.
+
+
+def test_commands_are_written_as_by_others(connector):
     connection = connector._link._pool.make_connection()
-    chunks = connection.pack_commands([("HSET", b"key", b"0", memoryview(frame))])
-    assert [chunk.obj is frame for chunk in chunks if isinstance(chunk, memoryview)] == [True]
     theirs = redis_py.connection.PythonRespSerializer(6000, connection.encoder.encode)
-    assert b"".join(chunks) == b"".join(theirs.pack("HSET", b"key", b"0", memoryview(frame)))
+    for command in (("HSET", b"key", b"0", memoryview(b"xyz")), ("CONFIG GET", "a", 1, 2.5)):
+        assert b"".join(Packer().pack(*command)) == b"".join(theirs.pack(*command))
+    pieces = [memoryview(b"xy"), b"", b"z"]
+    assert b"".join(Packer().pack("SET", pieces)) == b"".join(theirs.pack("SET", b"xyz"))
+
+
+def test_objects_are_received_into_one_piece_of_writable_memory(connector):
+    frames = [os.urandom(3_000_000), b"small", os.urandom(1_000_001)]
+    connector.put("key", frames)
+    first, _, third = connector.get("key")
+    assert not first.readonly
+    assert first.obj is third.obj
+    first[:] = bytes(len(first))
+    assert contents(connector.get("key")) == frames
 
 
 def test_an_object_above_the_batch_size_goes_in_several_transactions(connector, client):
@@ -292,17 +310,47 @@ def test_an_object_above_the_batch_size_goes_in_several_transactions(connector, 
     assert not [key for key in client.keys() if b":t:" in key]
 
 
-def test_pieces_of_a_frame_are_of_the_given_size(connector, client, monkeypatch):
-    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 10)
-    connector.put("key", [b"x" * 25, b"", b"y" * 10])
+def test_pieces_are_of_the_given_sizes(connector, client, monkeypatch):
+    monkeypatch.setattr(connector_module, "_FIRST_BYTES", 30)
+    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 40)
+    frames = [b"x" * 25, b"", b"y" * 70]
+    connector.put("key", frames)
     stored = client.hgetall(connector._name("key"))
-    assert stored == {
-        b"l": b"10+10+5 0 10",
-        **{b"0": b"x" * 10, b"1": b"x" * 10, b"2": b"x" * 5, b"3": b"y" * 10},
-    }
-    # A reader with another piece size reads it all the same.
+    head = Head.read(stored.pop(b"h"))
+    assert head[1:] == (198, 30, 40)
+    assert [len(stored[b"%d" % number]) for number in range(head.pieces)] == [30, 40, 40, 40, 40, 8]
+    assert len(stored) == 6
+    # A reader with other sizes reads it all the same.
     monkeypatch.undo()
-    assert contents(connector.get("key")) == [b"x" * 25, b"", b"y" * 10]
+    assert contents(connector.get("key")) == frames
+
+
+@pytest.mark.parametrize("size", [1, 29, 30, 31, 69, 70, 71, 110, 150])
+def test_a_head_says_where_pieces_lie(size):
+    head = Head(b"t" * 16, size, min(size, 30), 40)
+    places = [head.place(number) for number in range(head.pieces)]
+    assert places[0][0] == 0
+    assert places[-1][1] == size
+    assert [end for _, end in places[:-1]] == [start for start, _ in places[1:]]
+    assert all(0 < end - start <= 40 for start, end in places)
+    assert Head.read(head.written()) == head
+
+
+def test_small_objects_take_one_round_trip(connector, monkeypatch):
+    conversations = []
+    converse = connector._link._converse
+
+    def counted(requests, window):
+        requests = list(requests)
+        conversations.append(len(requests))
+        return converse(requests, window)
+
+    monkeypatch.setattr(connector._link, "_converse", counted)
+    connector.put("key", [bytes(200_000)])
+    assert contents(connector.get("key")) == [bytes(200_000)]
+    connector.put_many({f"key {n}": [b"x" * 1000] for n in range(100)})
+    assert None not in connector.get_many([f"key {n}" for n in range(100)])
+    assert conversations == [1, 1, 1, 100]
 
 
 def test_fortran_order(connector):
@@ -343,40 +391,56 @@ def test_lost_connections_are_made_anew(connector, client):
 @pytest.mark.parametrize("big", [False, True])
 def test_a_put_whose_answer_was_lost_is_repeated_without_harm(connector, client, monkeypatch, big):
     if big:
-        monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
-        monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
+        small_pieces(monkeypatch)
     frames = [os.urandom(150_000), b"tail"]
-    attempt = connector._link._attempt
+    converse = connector._link._converse
     lost = []
 
-    def lose_each_answer_once(commands, atomic):
-        replies = attempt(commands, atomic)
-        if commands not in lost:
-            lost.append(commands)
+    def lose_the_first_answer(requests, window):
+        requests = list(requests)
+        replies = converse(requests, window)
+        if not lost:
+            lost.append(len(requests))
             raise redis_py.ConnectionError("lost on the way back")
         return replies
 
-    monkeypatch.setattr(connector._link, "_attempt", lose_each_answer_once)
+    monkeypatch.setattr(connector._link, "_converse", lose_the_first_answer)
     connector.put("key", frames)
     monkeypatch.undo()
-    assert len(lost) == (2 if big else 1)
+    assert lost == [2 if big else 1]
     assert contents(connector.get("key")) == frames
     assert connector.usage().objects == 1
     assert not [key for key in client.keys() if b":t:" in key]
 
 
-def test_a_big_object_that_lost_a_part_on_the_way_is_never_seen(connector, client, monkeypatch):
-    monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
+def small_pieces(monkeypatch):
+    """Have objects of some 100 kB take several transactions."""
+    monkeypatch.setattr(connector_module, "_FIRST_BYTES", 10_000)
     monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
-    run = connector._link.run
+    monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
 
-    def run_and_lose(commands, **options):
-        replies = run(commands, **options)
-        if any(command[0] == "HSET" for command in commands):
-            client.delete(*[key for key in client.keys() if b":t:" in key] or [b"none"])
-        return replies
 
-    monkeypatch.setattr(connector._link, "run", run_and_lose)
+def between_requests(monkeypatch, act):
+    """Call ``act`` with the number of replies so far, whenever one has been received."""
+    received = _redis_wire._received
+    count = [0]
+
+    def spy(replies, request):
+        result = received(replies, request)
+        count[0] += 1
+        act(count[0])
+        return result
+
+    monkeypatch.setattr(_redis_wire, "_received", spy)
+
+
+def test_a_big_object_that_lost_a_part_on_the_way_is_never_seen(connector, client, monkeypatch):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", 1)
+    between_requests(
+        monkeypatch,
+        lambda _: client.delete(*[key for key in client.keys() if b":t:" in key] or [b"none"]),
+    )
     with pytest.raises(ConnectorUnavailableError, match="lost a part"):
         connector.put("key", [bytes(200_000)])
     monkeypatch.undo()
@@ -384,22 +448,190 @@ def test_a_big_object_that_lost_a_part_on_the_way_is_never_seen(connector, clien
     assert connector.usage() == (0, 0)
 
 
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_an_object_that_goes_while_it_is_fetched_is_missing(
+    redis_url, connector, monkeypatch, window, at
+):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", window)
+    connector.put("key", [os.urandom(200_000)])
+    with closing(attach(connector.address)) as other:
+        between_requests(monkeypatch, lambda count: count == at and other.evict(["key"]))
+        found = connector.get("key")
+        # With the last pieces on their way already, it was there.
+        assert found is None or window > 1 or at == 4
+        assert connector.get("key") is None
+
+
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("again", [200_000, 70_000, 5])
+def test_objects_are_never_mixed(redis_url, connector, monkeypatch, window, again):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", window)
+    old, new = b"o" * 200_000, b"n" * again
+    connector.put("key", [old])
+    with closing(attach(connector.address)) as other:
+        replaced = []
+
+        def replace(count):
+            if count == 2 and not replaced:
+                replaced.append(True)
+                other.evict(["key"])
+                other.put("key", [new])
+
+        between_requests(monkeypatch, replace)
+        [found] = contents(connector.get("key"))
+        assert found == new or (window > 1 and found == old)
+        assert contents(connector.get("key")) == [new]
+
+
+def test_a_refusal_in_the_middle_stops_the_rest(connector, client, monkeypatch):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", 2)
+    seen = []
+
+    def fill(count):
+        seen.append(count)
+        if count == 2:
+            client.config_set("maxmemory", 1)
+
+    try:
+        between_requests(monkeypatch, fill)
+        with pytest.raises(ConnectorFullError):
+            connector.put("key", [bytes(2_000_000)])
+    finally:
+        client.config_set("maxmemory", 0)
+    assert len(seen) < 7
+    monkeypatch.undo()
+    # The connection has no reply left over.
+    connector.put("key", [b"x"])
+    assert contents(connector.get("key")) == [b"x"]
+    assert connector.usage().objects == 1
+    assert not [key for key in client.keys() if b":t:" in key]
+
+
+class CuttingProxy:
+    """Passes bytes on between clients and a server, and cuts some connections."""
+
+    def __init__(self, port, budgets):
+        self._port = port
+        self._budgets = iter(budgets)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self._sockets = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._port))
+            up, down = next(self._budgets, (None, None))
+            pair = (client, server)
+            self._sockets += pair
+            for source, target, budget in ((client, server, up), (server, client, down)):
+                thread = threading.Thread(target=self._pass_on, args=(source, target, budget, pair))
+                self._threads.append(thread)
+                thread.start()
+
+    def _pass_on(self, source, target, budget, pair):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if budget is not None and (budget := budget - len(data)) < 0:
+                    target.sendall(data[:budget])
+                    break
+                target.sendall(data)
+        for one in pair:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(30)
+        for one in self._sockets:
+            one.close()
+
+
+@pytest.mark.parametrize("sizes", [[100], [3_000_000, 5, 2_000_000]])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param((None, 40), id="in a line"),
+        pytest.param((None, 150), id="in the first piece"),
+        pytest.param((None, 1_500_000), id="in a later piece"),
+        pytest.param((300, None), id="while sending"),
+        pytest.param((1_500_000, None), id="while sending a later piece"),
+    ],
+)
+def test_cut_connections(redis_url, connector, sizes, cut):
+    frames = [os.urandom(size) for size in sizes]
+    proxy = CuttingProxy(urlsplit(redis_url).port, [cut, cut, cut])
+    link = connector._link
+    try:
+        place = connector_module.Place(proxy.url)
+        connector._link = connector_module.Link(place, connector._options)
+        connector.put("key", frames)
+        assert contents(connector.get("key")) == frames
+        connector._link.close()
+    finally:
+        connector._link = link
+        proxy.close()
+    assert contents(connector.get("key")) == frames
+    assert connector.usage().objects == 1
+
+
+class Silly:
+    """A server that answers anything with the same bytes."""
+
+    def __init__(self, answer):
+        self.ours, theirs = socket.socketpair()
+        self.ours.settimeout(10)
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        self._theirs = theirs
+
+    def ask(self, **options):
+        with self.ours, self._theirs:
+            return _redis_wire.converse(self.ours, [_redis_wire.Request([("PING",)], **options)], 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"", b"+PO", b"+PONG\r", b"$5\r\nab", b"$2\r\nabcd\r\n", b"*2\r\n:1\r\n"),
+        *(b"?\r\n", b"$x\r\n", b"\r\n", b"+PONG\r\n+PONG\r\n", b"+" + b"x" * 50_000),
+    ],
+)
+def test_answers_that_are_none(answer):
+    with pytest.raises(redis_py.ConnectionError):
+        Silly(answer).ask()
+
+
+def test_answers_of_every_kind():
+    answer = b"*6\r\n+OK\r\n:-7\r\n$-1\r\n$3\r\na\r\n\r\n*-1\r\n*1\r\n$0\r\n\r\n"
+    assert Silly(answer).ask() == [[[b"OK", -7, None, b"a\r\n", None, [b""]]]]
+    with pytest.raises(redis_py.ResponseError, match="ERR what"):
+        Silly(b"-ERR what\r\n").ask()
+    with pytest.raises(redis_py.exceptions.BusyLoadingError):
+        Silly(b"-LOADING yet\r\n").ask()
+    skipped = b"$40000\r\n" + bytes(40_000) + b"\r\n"
+    assert Silly(skipped).ask(receive=lambda replies: replies.skip(replies.begin())) == [None]
+
+
 # --- time to live, sessions, sweeping ------------------------------------------------------
 
 
 def test_every_key_has_a_time_to_live(redis_url, client, monkeypatch):
-    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
-    monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", 1)
     seen = {}
     with closing(RedisConnector(redis_url, ttl=500, grace=50)) as connector:
-        run = connector._link.run
-
-        def run_and_look(commands, **options):
-            replies = run(commands, **options)
-            seen.update(ttls(client))
-            return replies
-
-        monkeypatch.setattr(connector._link, "run", run_and_look)
+        between_requests(monkeypatch, lambda _: seen.update(ttls(client)))
         connector.put("key", [b"x" * 200_000])
         connector.put("other", [])
     assert [key for key in seen if b":t:" in key], "the temporary key was not looked at"
@@ -658,13 +890,13 @@ def test_a_close_in_the_middle_of_another_threads_command():
         connector = RedisConnector(server.url)
         server.process.send_signal(signal.SIGSTOP)
         waiting = threading.Event()
-        attempt = connector._link._attempt
+        converse = connector._link._converse
 
-        def announced(commands, atomic):
+        def announced(requests, window):
             waiting.set()
-            return attempt(commands, atomic)
+            return converse(requests, window)
 
-        connector._link._attempt = announced
+        connector._link._converse = announced
         outcome = []
 
         def use():
@@ -690,17 +922,28 @@ def test_a_close_in_the_middle_of_another_threads_command():
 @pytest.mark.parametrize(
     "damage",
     [
-        pytest.param(lambda client, key: client.hdel(key, "l"), id="no layout"),
-        pytest.param(lambda client, key: client.hset(key, "l", "x"), id="unreadable layout"),
-        pytest.param(lambda client, key: client.hset(key, "l", "3"), id="another layout"),
-        pytest.param(lambda client, key: client.hdel(key, "1"), id="no piece"),
-        pytest.param(lambda client, key: client.hset(key, "0", "sh"), id="short piece"),
-        pytest.param(lambda client, key: client.hset(key, "9", "x"), id="odd piece"),
+        pytest.param(lambda client, key: client.hdel(key, "h"), id="no head"),
+        pytest.param(lambda client, key: client.hset(key, "h", "x"), id="unreadable head"),
+        pytest.param(
+            lambda client, key: client.hset(key, "h", Head(b"t" * 16, 90, 60, 0).written()),
+            id="a head that makes no sense",
+        ),
+        pytest.param(
+            lambda client, key: client.hset(key, "h", Head(b"t" * 16, 90, 60, 10).written()),
+            id="another head",
+        ),
+        pytest.param(lambda client, key: client.hdel(key, "0"), id="no first piece"),
+        pytest.param(lambda client, key: client.hdel(key, "2"), id="no piece"),
+        pytest.param(lambda client, key: client.hset(key, "0", "sh"), id="short first piece"),
+        pytest.param(lambda client, key: client.hset(key, "1", "sh"), id="short piece"),
+        pytest.param(lambda client, key: client.hset(key, "0", b"x" * 60), id="another content"),
         pytest.param(lambda client, key: client.set(key, "x"), id="another type"),
     ],
 )
-def test_damaged_objects(connector, client, damage):
-    connector.put("key", [b"abc", b"defg"])
+def test_damaged_objects(connector, client, monkeypatch, damage):
+    monkeypatch.setattr(connector_module, "_FIRST_BYTES", 60)
+    monkeypatch.setattr(connector_module, "_PIECE_BYTES", 40)
+    connector.put("key", [b"abc" * 30, b"defg"])
     connector.put("whole", [b"x"])
     damage(client, connector._name("key"))
     with pytest.raises(CorruptObjectError, match="'key'"):

@@ -7,17 +7,21 @@ never holds a password.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from proxyexec_connectors._redis_wire import Packer, converse
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
     ConnectorError,
@@ -26,20 +30,19 @@ from proxyexec_connectors.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    Command: TypeAlias = tuple[bytes | str | int | memoryview, ...]
+    from proxyexec_connectors._redis_wire import Command, Request
 
 # redis-py is annotated in parts only.
 _parse_url: Any = parse_url
 _open_pool: Any = BlockingConnectionPool
 
-# redis-py reads 32 KiB at a time, which takes twice as long for big objects.
-_READ_BYTES = 256 << 10
-
 # Attempts wait 0.1, 0.2, 0.4, 0.8 and 1 second for each other.
 _RETRIES = 5
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+
+_T = TypeVar("_T")
 
 
 class Options(NamedTuple):
@@ -111,30 +114,6 @@ _SETTINGS = {
 }
 
 
-class Packer:
-    """Commands as lists of buffers to send; a memoryview is sent from where it lies.
-
-    redis-py's packer for hiredis joins a command into one string, which copies every frame.
-    """
-
-    def pack(self, *command: bytes | str | float | memoryview) -> list[bytes | memoryview]:
-        """Write ``command`` in the Redis protocol, its memoryviews being left as they are."""
-        # redis-py writes some of its own commands as one string of two words.
-        command = (*str(command[0]).split(), *command[1:])
-        buffers: list[bytes | memoryview] = []
-        head = [b"*%d\r\n" % len(command)]
-        for word in command:
-            if isinstance(word, memoryview):
-                head.append(b"$%d\r\n" % word.nbytes)
-                buffers += (b"".join(head), word)
-                head = [b"\r\n"]
-            else:
-                raw = word if isinstance(word, bytes) else str(word).encode()
-                head.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-        buffers.append(b"".join(head))
-        return buffers
-
-
 class Link:
     """A bounded set of connections to one place, for any number of threads."""
 
@@ -159,7 +138,6 @@ class Link:
                 "timeout": self._options.timeout,
                 "socket_timeout": self._options.timeout,
                 "socket_connect_timeout": self._options.timeout,
-                "socket_read_size": _READ_BYTES,
                 **self.place.settings,
             }
         )
@@ -183,31 +161,69 @@ class Link:
             raw: leave refusals of single commands among the replies.
             patient: try again, with growing waits, when the server does not answer.
         """
-
-        def before_retry(error: Exception) -> None:
-            if not patient or isinstance(error, AuthenticationError):
-                raise error
-
-        try:
-            replies = self._retry.call_with_retry(
-                lambda: self._attempt(commands, atomic), before_retry
-            )
-        except (RedisError, OSError) as error:
-            raise self._translated(error, needed) from error
+        replies = self._patiently(lambda: self._attempt(commands, atomic), needed, patient)
         refused = [reply for reply in replies if isinstance(reply, ResponseError)]
         if refused and not raw:
             raise self._translated(refused[0], needed) from refused[0]
         return replies
 
+    def exchange(
+        self, requests: Callable[[], Iterable[Request]], *, window: int, needed: int = 0
+    ) -> list[Any]:
+        """Send requests over one connection, pipelined; return what each received.
+
+        Objects travel this way: sent from where they lie, received to where they stay.
+
+        Args:
+            requests: makes the requests, which must bear being sent twice; called once for each
+                attempt.
+            window: how many may be sent before the reply to the first has been read.
+            needed: bytes that they store, for the error that says that there is no room.
+        """
+        return self._patiently(lambda: self._converse(requests(), window), needed, patient=True)
+
+    def _patiently(self, attempt: Callable[[], _T], needed: int, patient: bool) -> _T:
+        def before_retry(error: Exception) -> None:
+            if not patient or isinstance(error, AuthenticationError):
+                raise error
+
+        try:
+            result: _T = self._retry.call_with_retry(attempt, before_retry)
+        except (RedisError, OSError) as error:
+            raise self._translated(error, needed) from error
+        return result
+
     def _attempt(self, commands: Sequence[Command], atomic: bool) -> list[Any]:
+        with self._open(), self._client.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[Any] = pipeline.execute(raise_on_error=False)
+            return replies
+
+    def _converse(self, requests: Iterable[Request], window: int) -> list[Any]:
+        with self._open():
+            connection = self._pool.get_connection()
+            try:
+                sock = connection._sock
+                if sock is None:  # close() was quicker
+                    raise RedisConnectionError("the connection was closed")
+                return converse(sock, requests, window)
+            except ResponseError:
+                raise
+            except BaseException:
+                # Replies may still be on their way.
+                connection.disconnect()
+                raise
+            finally:
+                self._pool.release(connection)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """What runs inside raises ConnectorClosedError, whatever else it would, after close()."""
         if self.closed:
             raise ConnectorClosedError(self.place.public)
         try:
-            with self._client.pipeline(transaction=atomic) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies: list[Any] = pipeline.execute(raise_on_error=False)
-                return replies
+            yield
         except Exception as error:
             # redis-py does not expect to find a connection closed by another thread, and may
             # stumble over it with an error of any kind.

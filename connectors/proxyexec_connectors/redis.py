@@ -1,7 +1,7 @@
 """Objects in a Redis server: for processes on several machines.
 
-An object is one Redis hash: its frames, cut into pieces that Redis can hold, and their layout.
-Frames are sent from where they lie. The connector does not serialize, compress, cache or
+An object is one Redis hash; ``_redis_format`` says how. Its bytes are sent from where they lie,
+and received into the memory where they stay. The connector does not serialize, compress or
 encrypt, and does not spread objects over a cluster; commands are tried again when the server
 does not answer, with growing waits, for a few seconds.
 """
@@ -11,9 +11,13 @@ from __future__ import annotations
 import logging
 import secrets
 import weakref
-from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from redis.exceptions import ResponseError
+
+from proxyexec_connectors._anonymous import allocate
+from proxyexec_connectors._layout import split
+from proxyexec_connectors._redis_format import HEAD, Head, cut, run_of
 from proxyexec_connectors._redis_link import Link, Options, Place
 from proxyexec_connectors._redis_session import (
     SESSIONS,
@@ -23,6 +27,7 @@ from proxyexec_connectors._redis_session import (
     chunks,
     unlink,
 )
+from proxyexec_connectors._redis_wire import Request
 from proxyexec_connectors.errors import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -35,25 +40,27 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from proxyexec_connectors._redis_link import Command
+    from proxyexec_connectors._redis_wire import Command, Replies
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["RedisConnector"]
 
 _logger = logging.getLogger("proxyexec_connectors")
 
-# A value of Redis holds 512 MB at most. Far smaller pieces are faster both ways, as neither
-# side has to grow a huge buffer, and a socket's timeout counts for one piece at a time.
-_PIECE_BYTES = 4 << 20
+# Objects up to the first size come and go in one round trip. The pieces of larger ones keep
+# server and client busy at the same time; of 256 KiB to 4 MiB, this is the fastest both ways.
+# One connection carries all of them: with several, a single server on one machine took longer.
+_FIRST_BYTES = 256 << 10
+_PIECE_BYTES = 1 << 20
 
-# What one transaction carries. The server keeps a transaction's arguments in a buffer of 1 GiB
-# at most, and serves nobody else while it executes.
-_BATCH_BYTES = 64 << 20
+# What one transaction carries, if it is more than one piece. The server serves nobody else
+# while it executes one.
+_BATCH_BYTES = 1 << 20
 
-# Up to this size, copying a piece is cheaper than sending it on its own.
-_SMALL_BYTES = 8 << 10
-
-_LAYOUT = b"l"
+# How many transactions, pieces or small objects may be under way. Two pieces keep the server
+# busy, four do when the network is slow; it keeps what it cannot send in memory, though.
+_WINDOW = 4
+_SMALL_WINDOW = 64
 
 _DEFAULT = Options()
 
@@ -72,9 +79,9 @@ else
   redis.call('UNLINK', KEYS[1])
 end
 redis.call('HDEL', KEYS[3], ARGV[4])
-if whole or taken then return 1 end
-return 0
+return redis.status_reply((whole or taken) and 'STORED' or 'LOST')
 """
+_LOST = b"LOST"
 
 
 class RedisConnector:
@@ -122,6 +129,7 @@ class RedisConnector:
     ) -> None:
         self._session, self._options, self._ownership = session, options, ownership
         self._names = Names(session)
+        self._ttl = round(options.ttl * 1000)
         self._link = Link(place, options)
         self._finalizer = weakref.finalize(self, _drop, self._link, ownership)
         _joined_here.add(self)
@@ -183,20 +191,12 @@ class RedisConnector:
             raise errors[0]
 
     def put_many(self, items: Mapping[str, Frames]) -> None:
-        batch: list[_Parcel] = []
-        size = 0
-        for key, frames in items.items():
-            parcel = _parcel(key, frames)
-            if batch and size + parcel.nbytes > _BATCH_BYTES:
-                self._store(batch)
-                batch, size = [], 0
-            batch.append(parcel)
-            size += parcel.nbytes
-        self._store(batch)
+        self._store([_parcel(self._names, key, frames) for key, frames in items.items()])
 
     def get_many(self, keys: Sequence[str]) -> list[Frames | None]:
-        replies = self._link.run([("HGETALL", self._name(key)) for key in keys], raw=True)
-        return [self._opened(key, reply) for key, reply in zip(keys, replies, strict=True)]
+        return [
+            self._whole(key, start) for key, start in zip(keys, self._starts(keys), strict=True)
+        ]
 
     def usage(self) -> Usage:
         [sizes] = self._link.run([("HVALS", self._names.index)])
@@ -215,49 +215,57 @@ class RedisConnector:
         return self._names.prefix + self._names.field_of(key)
 
     def _store(self, parcels: Sequence[_Parcel]) -> None:
-        """Store parcels in one transaction; a single big one may take several."""
-        ttl = round(self._options.ttl * 1000)
-        needed = sum(parcel.nbytes for parcel in parcels)
-        commands: list[Command] = []
-        temporaries: list[bytes] = []
+        needed = sum(parcel.head.size for parcel in parcels)
         try:
-            for parcel in parcels:
-                field = self._names.new_temporary()
-                temporary = self._names.prefix + field
-                temporaries.append(field)
-                *groups, last = _groups(parcel.fields)
-                for group in groups:
-                    # Before the last transaction the key can be seen, hence is in the index.
-                    self._link.run(
-                        [
-                            ("HSET", self._names.index, field, b""),
-                            ("PEXPIRE", self._names.index, ttl),
-                            ("SADD", SESSIONS, self._names.session),
-                            ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
-                            ("HSET", temporary, *group),
-                            ("PEXPIRE", temporary, ttl),
-                        ],
-                        atomic=True,
-                        needed=needed,
-                    )
-                commands += [
-                    ("HSET", temporary, *last),
-                    ("PEXPIRE", temporary, ttl),
-                    self._commit(parcel, field, ttl),
-                ]
-            replies = self._link.run(commands, atomic=True, needed=needed)
+            replies = self._link.exchange(
+                lambda: self._puts(parcels), window=_WINDOW, needed=needed
+            )
         except BaseException:
-            self._discard(temporaries)
+            self._discard([parcel.temporary for parcel in parcels])
             raise
-        if not all(replies[2::3]):
+        if any(_LOST in results for results in replies):
             reason = "it lost a part of an object while that was being stored"
             raise ConnectorUnavailableError(self.url, reason)
 
-    def _commit(self, parcel: _Parcel, temporary: bytes, ttl: int) -> Command:
+    def _puts(self, parcels: Sequence[_Parcel]) -> Iterator[Request]:
+        """What stores the parcels: several small ones at a time, a big one in several steps."""
+        batch: list[Command] = []
+        size = 0
+        for parcel in parcels:
+            if batch and size + parcel.head.size > _BATCH_BYTES:
+                yield Request(batch, atomic=True)
+                batch, size = [], 0
+            temporary = self._names.prefix + parcel.temporary
+            expire: Command = ("PEXPIRE", temporary, self._ttl)
+            fields: list[Any] = [HEAD, parcel.head.written()]
+            for number, piece in enumerate(cut(parcel.run, parcel.head)):
+                if size and size + piece.nbytes > _BATCH_BYTES:
+                    part: list[Command] = [("HSET", temporary, *fields), expire]
+                    yield Request([*self._enlist(parcel), *part], atomic=True)
+                    fields, size = [], 0
+                fields += (b"%d" % number, piece.buffers)
+                size += piece.nbytes
+            batch += [("HSET", temporary, *fields), expire, self._commit(parcel)]
+        yield Request(batch, atomic=True)
+
+    def _enlist(self, parcel: _Parcel) -> list[Command]:
+        """What goes before a part: its key can be seen before the last one, hence is in the index.
+
+        With each part, as one that was sent over a lost connection may come after its removal.
+        """
+        names = self._names
+        return [
+            ("HSET", names.index, parcel.temporary, b""),
+            ("PEXPIRE", names.index, self._ttl),
+            ("SADD", SESSIONS, names.session),
+            ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+        ]
+
+    def _commit(self, parcel: _Parcel) -> Command:
         names, field = self._names, self._names.field_of(parcel.key)
-        keys = (names.prefix + temporary, names.prefix + field, names.index, SESSIONS)
-        size, count = parcel.nbytes, len(parcel.fields)
-        facts = (field, size, count, temporary, ttl, names.session, SESSIONS_TTL_MS)
+        keys = (names.prefix + parcel.temporary, names.prefix + field, names.index, SESSIONS)
+        size, count = parcel.head.size, parcel.head.pieces + 1
+        facts = (field, size, count, parcel.temporary, self._ttl, names.session, SESSIONS_TTL_MS)
         return ("EVAL", _COMMIT, len(keys), *keys, *facts)
 
     def _discard(self, temporaries: Sequence[bytes]) -> None:
@@ -269,75 +277,113 @@ class RedisConnector:
             # live removes the rest.
             _logger.debug("temporary keys were left: %s", error)
 
-    def _opened(self, key: str, reply: Any) -> Frames | None:
-        """Put the frames of one object together again."""
-        if isinstance(reply, Exception):
-            raise CorruptObjectError(self.url, key, str(reply)) from reply
-        if not reply:
-            return None
-        layout = reply.pop(_LAYOUT, None)
-        if layout is None:
-            raise CorruptObjectError(self.url, key, "its layout is missing")
-        pieces = [reply.get(b"%d" % number, b"") for number in range(len(reply))]
-        frames: list[memoryview] = []
-        taken = 0
-        try:
-            for sizes in layout.split():
-                expected = [int(size) for size in sizes.split(b"+") if int(size)]
-                found = pieces[taken : taken + len(expected)]
-                if [len(piece) for piece in found] != expected:
-                    raise CorruptObjectError(self.url, key, "a piece is missing or cut short")
-                taken += len(expected)
-                frames.append(memoryview(found[0] if len(found) == 1 else b"".join(found)))
-        except ValueError as error:
-            if isinstance(error, CorruptObjectError):
-                raise
-            raise CorruptObjectError(self.url, key, "its layout is unreadable") from error
-        if taken != len(pieces):
-            raise CorruptObjectError(self.url, key, "there are more pieces than it has")
-        return frames
+    def _starts(self, keys: Sequence[str]) -> list[_Start]:
+        """Fetch the beginnings of objects, which most objects end with."""
+        requests = [
+            Request([("HMGET", self._name(key), HEAD, b"0")], receive=_receive_start)
+            for key in keys
+        ]
+        starts: list[_Start] = self._link.exchange(lambda: requests, window=_SMALL_WINDOW)
+        return starts
+
+    def _whole(self, key: str, start: _Start) -> Frames | None:
+        while start.head is not None:
+            head = start.head
+            memory = start.memory
+            if head.pieces > 1:
+                memory = allocate(head.size)
+                memory[: head.first] = start.memory
+                if not self._fetch(key, head, memory):
+                    # Evicted, and perhaps stored again, in the middle.
+                    [start] = self._starts([key])
+                    if start.head is not None and start.head.token == head.token:
+                        raise CorruptObjectError(self.url, key, "a piece is missing or cut short")
+                    continue
+            try:
+                return split(memory)
+            except ValueError as error:
+                raise CorruptObjectError(self.url, key, str(error)) from error
+        if start.problem is not None:
+            raise CorruptObjectError(self.url, key, start.problem)
+        return None
+
+    def _fetch(self, key: str, head: Head, memory: memoryview) -> bool:
+        """Receive all pieces but the first; tell whether all of them are of this object."""
+
+        def request(number: int) -> Request:
+            begin, end = head.place(number)
+            command = ("HMGET", self._name(key), HEAD, b"%d" % number)
+            receive = _Receiver(head, memory[begin:end])
+            return Request([command], receive=receive)
+
+        found = self._link.exchange(lambda: map(request, range(1, head.pieces)), window=_WINDOW)
+        return all(found)
 
 
 class _Parcel(NamedTuple):
-    """An object as the fields of a hash."""
+    """An object on its way to the server."""
 
     key: str
-    fields: list[tuple[bytes, bytes | memoryview]]
-    nbytes: int
+    run: list[memoryview | bytes]
+    head: Head
+    temporary: bytes
 
 
-def _parcel(key: str, frames: Frames) -> _Parcel:
-    """Cut frames into pieces; the layout has ``size+size`` for a frame of two pieces."""
-    layout: list[bytes] = []
-    pieces: list[memoryview] = []
-    for frame in frames:
-        # Unlike memoryview.cast, raw() takes empty buffers and Fortran order.
-        view = PickleBuffer(frame).raw()
-        starts = range(0, view.nbytes, _PIECE_BYTES)
-        cut = [view[start : start + _PIECE_BYTES] for start in starts]
-        layout.append(b"+".join(b"%d" % piece.nbytes for piece in cut) or b"0")
-        pieces += cut
-    head = b" ".join(layout)
-    fields: list[tuple[bytes, bytes | memoryview]] = [(_LAYOUT, head)]
-    for number, piece in enumerate(pieces):
-        small = piece.nbytes <= _SMALL_BYTES
-        fields.append((b"%d" % number, bytes(piece) if small else piece))
-    return _Parcel(key, fields, len(head) + sum(piece.nbytes for piece in pieces))
+def _parcel(names: Names, key: str, frames: Frames) -> _Parcel:
+    run, size = run_of(frames)
+    token = secrets.token_hex(8).encode()
+    head = Head(token, size, min(_FIRST_BYTES, size), _PIECE_BYTES)
+    return _Parcel(key, run, head, names.new_temporary())
 
 
-def _groups(
-    fields: Sequence[tuple[bytes, bytes | memoryview]],
-) -> Iterator[tuple[bytes | memoryview, ...]]:
-    """Arguments for HSET, in groups that fit into one transaction each."""
-    group: list[bytes | memoryview] = []
-    size = 0
-    for name, value in fields:
-        if group and size + len(value) > _BATCH_BYTES:
-            yield tuple(group)
-            group, size = [], 0
-        group += (name, value)
-        size += len(value)
-    yield tuple(group)
+class _Start(NamedTuple):
+    """What the first request for an object returned."""
+
+    head: Head | None = None
+    memory: memoryview = memoryview(b"")
+    problem: str | None = None
+
+
+def _receive_start(replies: Replies) -> _Start:
+    answer = replies.begin()
+    if isinstance(answer, ResponseError):
+        return _Start(problem=str(answer))
+    raw = replies.read()
+    length = replies.begin()
+    if raw is None and length is None:
+        return _Start()
+    head = None if raw is None else Head.read(raw)
+    if head is not None and head.first == length:
+        memory = allocate(length)
+        replies.into(memory)
+        return _Start(head, memory)
+    if length is not None:
+        replies.skip(length)
+    if raw is None:
+        return _Start(problem="its head is missing")
+    return _Start(
+        problem="its head is unreadable" if head is None else "a piece is missing or cut short"
+    )
+
+
+class _Receiver:
+    """Receives one piece, if it is one of the expected object."""
+
+    def __init__(self, head: Head, memory: memoryview) -> None:
+        self._head = head.written()
+        self._memory = memory
+
+    def __call__(self, replies: Replies) -> bool:
+        if isinstance(replies.begin(), ResponseError):
+            return False
+        head = replies.read()
+        length = replies.begin()
+        if head == self._head and length == len(self._memory):
+            replies.into(self._memory)
+            return True
+        if length is not None:
+            replies.skip(length)
+        return False
 
 
 _Kind = TypeVar("_Kind", bound=RedisConnector)

@@ -1,0 +1,280 @@
+"""Bytes to and from a Redis server, without a copy: the protocol's version 2 over one socket.
+
+Redis clients make a string of everything that they send and of everything that they receive,
+which copies an object several times over. Here, commands are sent from where their words lie,
+and a caller can have a value received into memory of its choice. Requests are pipelined: the
+server works on the next ones while the client still reads a reply.
+
+This module opens no sockets; see :mod:`proxyexec_connectors._redis_link`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from redis import exceptions
+from redis.exceptions import ResponseError
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["Command", "Packer", "Replies", "Request", "Word", "converse"]
+
+# A list of buffers is one word, sent piecewise.
+Word: TypeAlias = "bytes | str | int | float | memoryview | list[bytes | memoryview]"
+Command: TypeAlias = "tuple[Word, ...]"
+
+# Up to this size, copying a buffer is cheaper than handing it to the kernel on its own.
+_SMALL_BYTES = 8 << 10
+
+# What the kernel takes in one call.
+_BUFFERS_AT_ONCE = 512
+
+# What is read ahead of the value that a caller wants somewhere else.
+_AHEAD_BYTES = 16 << 10
+
+
+class Request(NamedTuple):
+    """Commands that are sent together.
+
+    Attributes:
+        commands: at least one.
+        atomic: run all of them, with nobody else's between them, or none.
+        receive: reads the replies, all of them; then a refusal is its business. Otherwise the
+            replies are a list, and a refusal ends the conversation.
+    """
+
+    commands: Sequence[Command]
+    atomic: bool = False
+    receive: Callable[[Replies], Any] | None = None
+
+
+class Packer:
+    """Commands as lists of buffers to send; a memoryview is sent from where it lies."""
+
+    def pack(self, *command: Word) -> list[bytes | memoryview]:
+        """Write ``command`` in the Redis protocol, its memoryviews being left as they are."""
+        # redis-py, which uses this for its own commands, writes some as one string of two words.
+        command = (*str(command[0]).split(), *command[1:])
+        buffers: list[bytes | memoryview] = []
+        head = [b"*%d\r\n" % len(command)]
+        for word in command:
+            if isinstance(word, (memoryview, list)):
+                parts = word if isinstance(word, list) else [word]
+                head.append(b"$%d\r\n" % sum(map(len, parts)))
+                buffers += (b"".join(head), *parts)
+                head = [b"\r\n"]
+            else:
+                raw = word if isinstance(word, bytes) else str(word).encode()
+                head.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+        buffers.append(b"".join(head))
+        return buffers
+
+
+class Replies:
+    """What a server says, read from a socket.
+
+    Everything here raises redis-py's ``ConnectionError`` when the connection ends, or when what
+    comes is no reply, and its ``TimeoutError`` when nothing comes.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._ahead = memoryview(bytearray(_AHEAD_BYTES))
+        self._start = self._end = 0
+
+    def read(self) -> Any:
+        """Return the next reply, whatever it is; a refusal is returned, not raised."""
+        kind, value = self._header()
+        if kind == b"$" and value is not None:
+            content = bytearray(value)
+            self.into(memoryview(content))
+            return bytes(content)
+        if kind == b"*" and value is not None:
+            return [self.read() for _ in range(value)]
+        return value
+
+    def begin(self) -> Any:
+        """Start to read an array or a string; return its length, or the whole of other replies.
+
+        That is ``None`` where there is nothing, and an exception for a refusal.
+        """
+        return self._header()[1]
+
+    def into(self, target: memoryview) -> None:
+        """Read a string that has been begun, which has the length of ``target``."""
+        done = min(len(target), self._end - self._start)
+        target[:done] = self._ahead[self._start : self._start + done]
+        self._start += done
+        while done < len(target):
+            done += self._receive(target[done:])
+        if self._line():
+            raise exceptions.ConnectionError("a string is longer than the server said")
+
+    def skip(self, length: int) -> None:
+        """Read a string that has been begun, and forget it."""
+        left = length + 2
+        while left:
+            if self._start == self._end:
+                self._fill()
+            taken = min(left, self._end - self._start)
+            self._start += taken
+            left -= taken
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing was received that has not been read."""
+        return self._start == self._end
+
+    def _header(self) -> tuple[bytes, Any]:
+        line = self._line()
+        kind, rest = line[:1], line[1:]
+        if kind == b"+":
+            return kind, rest
+        if kind == b"-":
+            said = rest.decode(errors="replace")
+            if said.startswith("LOADING "):
+                raise exceptions.BusyLoadingError(said)
+            return kind, ResponseError(said)
+        try:
+            if kind not in (b":", b"$", b"*"):
+                raise ValueError(kind)
+            number = int(rest)
+        except ValueError as error:
+            reason = "what came is no reply of a Redis server"
+            raise exceptions.ConnectionError(reason) from error
+        if kind != b":" and number < 0:
+            return kind, None
+        return kind, number
+
+    def _line(self) -> bytes:
+        while True:
+            received = bytes(self._ahead[self._start : self._end])
+            length = received.find(b"\r\n")
+            if length >= 0:
+                self._start += length + 2
+                return received[:length]
+            if len(received) == _AHEAD_BYTES:
+                raise exceptions.ConnectionError("a line of a reply is too long")
+            self._fill()
+
+    def _fill(self) -> None:
+        left = self._end - self._start
+        self._ahead[:left] = bytes(self._ahead[self._start : self._end])
+        self._start, self._end = 0, left
+        self._end += self._receive(self._ahead[left:])
+
+    def _receive(self, target: memoryview) -> int:
+        try:
+            count = self._socket.recv_into(target)
+        except OSError as error:
+            raise _translated(error) from error
+        if not count:
+            raise exceptions.ConnectionError("the server closed the connection")
+        return count
+
+
+def converse(sock: socket.socket, requests: Iterable[Request], window: int) -> list[Any]:
+    """Send requests and return what each received.
+
+    Args:
+        sock: a connection on which no reply is due.
+        requests: looked at one after the other, each when it is sent.
+        window: how many requests may be sent before the reply to the first has been read.
+
+    Raises:
+        ResponseError: the server refused; later requests were not sent. The connection can be
+            used again after this error only.
+    """
+    replies = Replies(sock)
+    waiting: deque[Request] = deque()
+    received: list[Any] = []
+    for request in requests:
+        _send(sock, _packed(request))
+        waiting.append(request)
+        if len(waiting) >= window:
+            received.append(_received(replies, waiting.popleft()))
+            if isinstance(received[-1], Refusal):
+                break
+    received += [_received(replies, request) for request in waiting]
+    if not replies.at_end:
+        raise exceptions.ConnectionError("the server said more than it was asked for")
+    for one in received:
+        if isinstance(one, Refusal):
+            raise one.error
+    return received
+
+
+class Refusal(NamedTuple):
+    """In place of the replies to a request that the server did not carry out."""
+
+    error: ResponseError
+
+
+def _received(replies: Replies, request: Request) -> Any:
+    if request.receive is not None:
+        return request.receive(replies)
+    if not request.atomic:
+        results = [replies.read() for _ in request.commands]
+    else:
+        # MULTI and each command are acknowledged, then come the replies.
+        said = [replies.read() for _ in range(len(request.commands) + 2)]
+        results = said[-1] if isinstance(said[-1], list) else said
+    refused = [result for result in results if isinstance(result, ResponseError)]
+    return Refusal(refused[0]) if refused else results
+
+
+_PACKER = Packer()
+_MULTI, _EXEC = _PACKER.pack("MULTI"), _PACKER.pack("EXEC")
+
+
+def _packed(request: Request) -> list[bytes | memoryview]:
+    buffers = [buffer for command in request.commands for buffer in _PACKER.pack(*command)]
+    return [*_MULTI, *buffers, *_EXEC] if request.atomic else buffers
+
+
+def _send(sock: socket.socket, buffers: list[bytes | memoryview]) -> None:
+    waiting = deque(_joined(buffers))
+    try:
+        if isinstance(sock, ssl.SSLSocket):  # which cannot gather
+            for buffer in waiting:
+                sock.sendall(buffer)
+            return
+        while waiting:
+            some = [waiting.popleft() for _ in range(min(_BUFFERS_AT_ONCE, len(waiting)))]
+            sent = sock.sendmsg(some)
+            for position, buffer in enumerate(some):
+                if sent < len(buffer):
+                    rest = memoryview(buffer)[sent:]
+                    waiting.extendleft(reversed([rest, *some[position + 1 :]]))
+                    break
+                sent -= len(buffer)
+    except OSError as error:
+        raise _translated(error) from error
+
+
+def _joined(buffers: list[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Put small neighbours together, to have fewer of them."""
+    joined: list[bytes | memoryview] = []
+    small: list[bytes | memoryview] = []
+    for buffer in buffers:
+        if len(buffer) <= _SMALL_BYTES:
+            small.append(buffer)
+        else:
+            if small:
+                joined.append(b"".join(small))
+                small = []
+            joined.append(buffer)
+    if small:
+        joined.append(b"".join(small))
+    return joined
+
+
+def _translated(error: OSError) -> Exception:
+    """What redis-py would have raised, and those who try again look for."""
+    timed_out = isinstance(error, TimeoutError)
+    kind = exceptions.TimeoutError if timed_out else exceptions.ConnectionError
+    return kind(str(error) or type(error).__name__)
