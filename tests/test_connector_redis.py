@@ -174,6 +174,26 @@ def test_acl_user():
             RedisConnector(f"redis://reader:r@127.0.0.1:{server.port}/0")
 
 
+def test_an_object_that_must_not_be_read_is_not_called_corrupt(monkeypatch):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", 1)
+    with redis_server(user=["worker", "on", ">pa55word", "~*", "+@all"]) as server:
+        url = f"redis://worker:pa55word@127.0.0.1:{server.port}/0"
+        with closing(RedisConnector(url)) as connector, server.client() as client:
+            connector.put_many({"small": [b"x"], "big": [bytes(200_000)]})
+
+            def forbid(count=2):
+                if count == 2:  # the beginning of the big one has been read
+                    client.execute_command("ACL SETUSER", "worker", "-hmget")
+
+            between_requests(monkeypatch, forbid)
+            for key in ("big", "small"):
+                with pytest.raises(ConnectorUnavailableError, match="permission"):
+                    connector.get(key)
+            client.execute_command("ACL SETUSER", "worker", "+hmget")
+            assert contents(connector.get("small")) == [b"x"]
+
+
 def test_databases_are_places_of_their_own(redis_url):
     with closing(RedisConnector(redis_url[:-1] + "5")) as connector:
         connector.put("key", [b"x"])
@@ -589,15 +609,22 @@ class Silly:
     """A server that answers anything with the same bytes."""
 
     def __init__(self, answer):
-        self.ours, theirs = socket.socketpair()
-        self.ours.settimeout(10)
-        theirs.sendall(answer)
-        theirs.shutdown(socket.SHUT_WR)
-        self._theirs = theirs
+        self._answer = answer
 
     def ask(self, **options):
-        with self.ours, self._theirs:
-            return _redis_wire.converse(self.ours, [_redis_wire.Request([("PING",)], **options)], 1)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            connection = redis_py.Connection(port=port, socket_timeout=10, protocol=2)
+            connection._sock = connection._connect()  # without a handshake
+            theirs, _ = listener.accept()
+            with theirs:
+                theirs.sendall(self._answer)
+                theirs.shutdown(socket.SHUT_WR)
+                request = _redis_wire.Request([("PING",)], **options)
+                try:
+                    return _redis_wire.converse(connection, [request], 1)
+                finally:
+                    connection.disconnect()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from proxyexec_connectors._redis_wire import Packer, converse
@@ -204,10 +203,8 @@ class Link:
         with self._open():
             connection = self._pool.get_connection()
             try:
-                sock = connection._sock
-                if sock is None:  # close() was quicker
-                    raise RedisConnectionError("the connection was closed")
-                return converse(sock, requests, window)
+                connection.check_health()
+                return converse(connection, requests, window)
             except ResponseError:
                 raise
             except BaseException:

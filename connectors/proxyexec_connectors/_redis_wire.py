@@ -1,16 +1,16 @@
-"""Bytes to and from a Redis server, without a copy: the protocol's version 2 over one socket.
+"""Bytes to and from a Redis server, without a copy: the protocol's version 2 over one connection.
 
-Redis clients make a string of everything that they send and of everything that they receive,
-which copies an object several times over. Here, commands are sent from where their words lie,
-and a caller can have a value received into memory of its choice. Requests are pipelined: the
-server works on the next ones while the client still reads a reply.
+redis-py makes a string of every value that it receives, after having put it together in a buffer
+of its own. Here, a caller can have it received into memory of its choice, and a word of a command
+can be several buffers, sent from where they lie. Requests are pipelined: the server works on the
+next ones while the client still reads a reply.
 
-This module opens no sockets; see :mod:`proxyexec_connectors._redis_link`.
+Connections are redis-py's, which opens them and sends; see
+:mod:`proxyexec_connectors._redis_link`.
 """
 
 from __future__ import annotations
 
-import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -21,17 +21,15 @@ from redis.exceptions import ResponseError
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Command", "Packer", "Replies", "Request", "Word", "converse"]
+__all__ = ["Command", "Packer", "Refusal", "Replies", "Request", "Word", "converse"]
 
 # A list of buffers is one word, sent piecewise.
 Word: TypeAlias = "bytes | str | int | float | memoryview | list[bytes | memoryview]"
 Command: TypeAlias = "tuple[Word, ...]"
 
-# Up to this size, copying a buffer is cheaper than handing it to the kernel on its own.
-_SMALL_BYTES = 8 << 10
-
-# What the kernel takes in one call.
-_BUFFERS_AT_ONCE = 512
+# Up to this size, copying a buffer is cheaper than a packet of its own, which may wake the server
+# up before there is enough to work on.
+_SMALL_BYTES = 64 << 10
 
 # What is read ahead of the value that a caller wants somewhere else.
 _AHEAD_BYTES = 16 << 10
@@ -43,8 +41,8 @@ class Request(NamedTuple):
     Attributes:
         commands: at least one.
         atomic: run all of them, with nobody else's between them, or none.
-        receive: reads the replies, all of them; then a refusal is its business. Otherwise the
-            replies are a list, and a refusal ends the conversation.
+        receive: reads the replies, all of them, and returns what it likes; a :class:`Refusal` ends
+            the conversation. Without it, the replies are a list, and a refusal among them does.
     """
 
     commands: Sequence[Command]
@@ -58,19 +56,19 @@ class Packer:
     def pack(self, *command: Word) -> list[bytes | memoryview]:
         """Write ``command`` in the Redis protocol, its memoryviews being left as they are."""
         # redis-py, which uses this for its own commands, writes some as one string of two words.
-        command = (*str(command[0]).split(), *command[1:])
+        first = command[0] if isinstance(command[0], str) else str(command[0])
+        words = (*first.split(), *command[1:]) if " " in first else command
         buffers: list[bytes | memoryview] = []
-        head = [b"*%d\r\n" % len(command)]
-        for word in command:
+        text = b"*%d\r\n" % len(words)
+        for word in words:
             if isinstance(word, (memoryview, list)):
                 parts = word if isinstance(word, list) else [word]
-                head.append(b"$%d\r\n" % sum(map(len, parts)))
-                buffers += (b"".join(head), *parts)
-                head = [b"\r\n"]
+                buffers += (text + b"$%d\r\n" % sum(map(len, parts)), *parts)
+                text = b"\r\n"
             else:
                 raw = word if isinstance(word, bytes) else str(word).encode()
-                head.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-        buffers.append(b"".join(head))
+                text += b"$%d\r\n%b\r\n" % (len(raw), raw)
+        buffers.append(text)
         return buffers
 
 
@@ -83,7 +81,8 @@ class Replies:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._ahead = memoryview(bytearray(_AHEAD_BYTES))
+        self._buffer = bytearray(_AHEAD_BYTES)
+        self._ahead = memoryview(self._buffer)
         self._start = self._end = 0
 
     def read(self) -> Any:
@@ -124,6 +123,17 @@ class Replies:
             self._start += taken
             left -= taken
 
+    def skip_these(self, expected: bytes) -> bool:
+        """Pass over replies, if they are those expected; otherwise read nothing."""
+        while True:
+            received = self._ahead[self._start : self._end][: len(expected)]
+            if received != expected[: len(received)]:
+                return False
+            if len(received) == len(expected):
+                self._start += len(expected)
+                return True
+            self._fill()
+
     @property
     def at_end(self) -> bool:
         """Whether nothing was received that has not been read."""
@@ -152,12 +162,12 @@ class Replies:
 
     def _line(self) -> bytes:
         while True:
-            received = bytes(self._ahead[self._start : self._end])
-            length = received.find(b"\r\n")
-            if length >= 0:
-                self._start += length + 2
-                return received[:length]
-            if len(received) == _AHEAD_BYTES:
+            start = self._start
+            end = self._buffer.find(b"\r\n", start, self._end)
+            if end >= 0:
+                self._start = end + 2
+                return bytes(self._ahead[start:end])
+            if self._end - start == _AHEAD_BYTES:
                 raise exceptions.ConnectionError("a line of a reply is too long")
             self._fill()
 
@@ -177,11 +187,11 @@ class Replies:
         return count
 
 
-def converse(sock: socket.socket, requests: Iterable[Request], window: int) -> list[Any]:
+def converse(connection: Any, requests: Iterable[Request], window: int) -> list[Any]:
     """Send requests and return what each received.
 
     Args:
-        sock: a connection on which no reply is due.
+        connection: of redis-py; no reply is due on it.
         requests: looked at one after the other, each when it is sent.
         window: how many requests may be sent before the reply to the first has been read.
 
@@ -189,11 +199,15 @@ def converse(sock: socket.socket, requests: Iterable[Request], window: int) -> l
         ResponseError: the server refused; later requests were not sent. The connection can be
             used again after this error only.
     """
+    sock = connection._sock
+    if sock is None:  # closed by another thread
+        raise exceptions.ConnectionError("the connection was closed")
     replies = Replies(sock)
     waiting: deque[Request] = deque()
     received: list[Any] = []
     for request in requests:
-        _send(sock, _packed(request))
+        # No check of the connection's health, which would be in the middle of our replies.
+        connection.send_packed_command(_joined(_packed(request)), check_health=False)
         waiting.append(request)
         if len(waiting) >= window:
             received.append(_received(replies, waiting.popleft()))
@@ -221,7 +235,9 @@ def _received(replies: Replies, request: Request) -> Any:
         results = [replies.read() for _ in request.commands]
     else:
         # MULTI and each command are acknowledged, then come the replies.
-        said = [replies.read() for _ in range(len(request.commands) + 2)]
+        count = len(request.commands)
+        acknowledged = count < _LONG and replies.skip_these(_ACKNOWLEDGED + count * _QUEUED)
+        said = [replies.read() for _ in range(1 if acknowledged else count + 2)]
         results = said[-1] if isinstance(said[-1], list) else said
     refused = [result for result in results if isinstance(result, ResponseError)]
     return Refusal(refused[0]) if refused else results
@@ -229,31 +245,15 @@ def _received(replies: Replies, request: Request) -> Any:
 
 _PACKER = Packer()
 _MULTI, _EXEC = _PACKER.pack("MULTI"), _PACKER.pack("EXEC")
+_ACKNOWLEDGED, _QUEUED = b"+OK\r\n", b"+QUEUED\r\n"
+
+# As many acknowledgements can be looked at together.
+_LONG = _AHEAD_BYTES // 16
 
 
 def _packed(request: Request) -> list[bytes | memoryview]:
     buffers = [buffer for command in request.commands for buffer in _PACKER.pack(*command)]
     return [*_MULTI, *buffers, *_EXEC] if request.atomic else buffers
-
-
-def _send(sock: socket.socket, buffers: list[bytes | memoryview]) -> None:
-    waiting = deque(_joined(buffers))
-    try:
-        if isinstance(sock, ssl.SSLSocket):  # which cannot gather
-            for buffer in waiting:
-                sock.sendall(buffer)
-            return
-        while waiting:
-            some = [waiting.popleft() for _ in range(min(_BUFFERS_AT_ONCE, len(waiting)))]
-            sent = sock.sendmsg(some)
-            for position, buffer in enumerate(some):
-                if sent < len(buffer):
-                    rest = memoryview(buffer)[sent:]
-                    waiting.extendleft(reversed([rest, *some[position + 1 :]]))
-                    break
-                sent -= len(buffer)
-    except OSError as error:
-        raise _translated(error) from error
 
 
 def _joined(buffers: list[bytes | memoryview]) -> list[bytes | memoryview]:

@@ -27,7 +27,7 @@ from proxyexec_connectors._redis_session import (
     chunks,
     unlink,
 )
-from proxyexec_connectors._redis_wire import Request
+from proxyexec_connectors._redis_wire import Refusal, Request
 from proxyexec_connectors.errors import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -221,43 +221,66 @@ class RedisConnector:
                 lambda: self._puts(parcels), window=_WINDOW, needed=needed
             )
         except BaseException:
-            self._discard([parcel.temporary for parcel in parcels])
+            self._discard([parcel.temporary for parcel in parcels if parcel.head.pieces > 1])
             raise
         if any(_LOST in results for results in replies):
             reason = "it lost a part of an object while that was being stored"
             raise ConnectorUnavailableError(self.url, reason)
 
     def _puts(self, parcels: Sequence[_Parcel]) -> Iterator[Request]:
-        """What stores the parcels: several small ones at a time, a big one in several steps."""
+        """What stores the parcels: small ones together, a big one in several transactions."""
         batch: list[Command] = []
         size = 0
         for parcel in parcels:
+            if parcel.head.pieces > 1:
+                yield from self._put_in_steps(parcel)
+                continue
             if batch and size + parcel.head.size > _BATCH_BYTES:
                 yield Request(batch, atomic=True)
                 batch, size = [], 0
-            temporary = self._names.prefix + parcel.temporary
-            expire: Command = ("PEXPIRE", temporary, self._ttl)
-            fields: list[Any] = [HEAD, parcel.head.written()]
-            for number, piece in enumerate(cut(parcel.run, parcel.head)):
-                if size and size + piece.nbytes > _BATCH_BYTES:
-                    part: list[Command] = [("HSET", temporary, *fields), expire]
-                    yield Request([*self._enlist(parcel), *part], atomic=True)
-                    fields, size = [], 0
-                fields += (b"%d" % number, piece.buffers)
-                size += piece.nbytes
-            batch += [("HSET", temporary, *fields), expire, self._commit(parcel)]
-        yield Request(batch, atomic=True)
+            batch += self._put(parcel, enlist=not batch)
+            size += parcel.head.size
+        if batch:
+            yield Request(batch, atomic=True)
 
-    def _enlist(self, parcel: _Parcel) -> list[Command]:
-        """What goes before a part: its key can be seen before the last one, hence is in the index.
+    def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command]:
+        """Store a small object, where first write wins for each field, hence for all of them.
 
-        With each part, as one that was sent over a lost connection may come after its removal.
+        No script: Lua looks at each byte of a value that it passes on.
         """
-        names = self._names
+        field = self._names.field_of(parcel.key)
+        name = self._names.prefix + field
+        [piece] = cut(parcel.run, parcel.head)
+        yield ("HSETNX", self._names.index, field, parcel.head.size)
+        if enlist:
+            yield from self._enlist
+        yield ("HSETNX", name, HEAD, parcel.head.written())
+        yield ("HSETNX", name, b"0", piece.buffers)
+        yield ("PEXPIRE", name, self._ttl)
+
+    def _put_in_steps(self, parcel: _Parcel) -> Iterator[Request]:
+        temporary = self._names.prefix + parcel.temporary
+        # Before its last part, the key can be seen, hence is in the index. With each part, as one
+        # that was sent over a lost connection may come after its removal.
+        listed: Command = ("HSET", self._names.index, parcel.temporary, b"")
+        expire: Command = ("PEXPIRE", temporary, self._ttl)
+        fields: list[Any] = [HEAD, parcel.head.written()]
+        size = 0
+        for number, piece in enumerate(cut(parcel.run, parcel.head)):
+            if size and size + piece.nbytes > _BATCH_BYTES:
+                part: Command = ("HSET", temporary, *fields)
+                yield Request([listed, *self._enlist, part, expire], atomic=True)
+                fields, size = [], 0
+            fields += (b"%d" % number, piece.buffers)
+            size += piece.nbytes
+        yield Request([("HSET", temporary, *fields), expire, self._commit(parcel)], atomic=True)
+
+    @property
+    def _enlist(self) -> list[Command]:
+        """What follows an entry in the index: nothing stays in the server that nobody lists."""
         return [
-            ("HSET", names.index, parcel.temporary, b""),
-            ("PEXPIRE", names.index, self._ttl),
-            ("SADD", SESSIONS, names.session),
+            ("PEXPIRE", self._names.index, self._ttl),
+            ("SADD", SESSIONS, self._names.session),
             ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
         ]
 
@@ -344,10 +367,10 @@ class _Start(NamedTuple):
     problem: str | None = None
 
 
-def _receive_start(replies: Replies) -> _Start:
+def _receive_start(replies: Replies) -> _Start | Refusal:
     answer = replies.begin()
     if isinstance(answer, ResponseError):
-        return _Start(problem=str(answer))
+        return _Start(problem=str(answer)) if _is_no_hash(answer) else Refusal(answer)
     raw = replies.read()
     length = replies.begin()
     if raw is None and length is None:
@@ -373,9 +396,10 @@ class _Receiver:
         self._head = head.written()
         self._memory = memory
 
-    def __call__(self, replies: Replies) -> bool:
-        if isinstance(replies.begin(), ResponseError):
-            return False
+    def __call__(self, replies: Replies) -> bool | Refusal:
+        answer = replies.begin()
+        if isinstance(answer, ResponseError):
+            return False if _is_no_hash(answer) else Refusal(answer)
         head = replies.read()
         length = replies.begin()
         if head == self._head and length == len(self._memory):
@@ -384,6 +408,11 @@ class _Receiver:
         if length is not None:
             replies.skip(length)
         return False
+
+
+def _is_no_hash(refusal: ResponseError) -> bool:
+    """Tell whether it was the key's value that was refused; otherwise it was the command."""
+    return str(refusal).startswith("WRONGTYPE")
 
 
 _Kind = TypeVar("_Kind", bound=RedisConnector)
