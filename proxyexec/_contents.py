@@ -4,7 +4,9 @@ Most objects are new, and looking at all of their bytes to learn that would cost
 storing costs. So a *fingerprint* comes first: the lengths of the frames and some of their bytes,
 a few microseconds' work. Only when an object with the same fingerprint is stored, digests are
 compared: 128 bits of XXH3, seeded anew in each process, over all bytes of both. The stored
-object's is made when it is first needed, from what is stored.
+object's is made when it is first needed, from what is stored. Where reading that back would cost as
+much as storing it again, it is made of what is about to be stored, and once more when it has been:
+nobody changed it meanwhile if these are equal.
 
 Keeps no objects alive, and knows nothing of leases.
 """
@@ -61,9 +63,16 @@ class Content:
                 self._digest = _digest(frames)
         return self._digest
 
-    def settle(self) -> None:
-        """Let go of the frames, and of what they were: what is stored counts from now on."""
-        self._frames = self._digest = None
+    def settle(self, *, confirm: bool) -> None:
+        """Let go of the frames, and of what they were: what is stored counts from now on.
+
+        Args:
+            confirm: keep the digest, if the frames still have it.
+        """
+        before, self._digest = self._digest, None
+        if confirm and self.digest() != before:
+            self._digest = None
+        self._frames = None
 
 
 class Contents:
@@ -71,10 +80,12 @@ class Contents:
 
     Args:
         fetch: returns the stored frames under a key, if there are any.
+        ahead: whether fetching is so dear that digests are made ahead, of all that is stored.
     """
 
-    def __init__(self, fetch: Callable[[str], Frames | None]) -> None:
+    def __init__(self, fetch: Callable[[str], Frames | None], *, ahead: bool) -> None:
         self._fetch = fetch
+        self._ahead = ahead
         self._stored: dict[int, dict[str, tuple[Reference, Content]]] = {}
         self._fingerprints: dict[str, int] = {}
         self._seen: dict[int, None] = {}
@@ -107,9 +118,14 @@ class Contents:
         digest = other.digest(lambda: self._fetch(reference.key))
         return digest is not None and digest == content.digest()
 
+    def expect(self, content: Content) -> None:
+        """Look at what is going to be stored."""
+        if self._ahead:
+            content.digest()
+
     def add(self, reference: Reference, content: Content) -> None:
         """Remember what has been stored."""
-        content.settle()
+        content.settle(confirm=self._ahead)
         with self._lock:
             self._stored.setdefault(content.fingerprint, {})[reference.key] = reference, content
             self._fingerprints[reference.key] = content.fingerprint

@@ -67,7 +67,9 @@ class Store:
         cache_bytes: int | str = 0,
     ) -> None:
         self._set_up(name, connector, serializer or PickleSerializer(), parse_size(cache_bytes))
-        self._contents: Contents | None = Contents(connector.get)
+        self._contents: Contents | None = Contents(
+            connector.get, ahead=getattr(connector, "is_remote", False)
+        )
         self._leases: Leases | None = Leases(
             name, self._evictor(), self, getattr(connector, "release_idle", None)
         )
@@ -224,11 +226,13 @@ class Store:
             embedded: what it refers to; held for as long.
             dedupe: whether to take what has the same content, if somebody holds that.
         """
-        content = Content(frames) if dedupe and self._contents is not None else None
-        if content is not None:
+        contents = self._contents if dedupe else None
+        content = Content(frames) if contents is not None else None
+        if contents is not None and content is not None:
             found = self._find(content)
             if found is not None:
                 return found
+            contents.expect(content)
         key = self.new_key()
         try:
             reference = self.keep(obj, key, frames)
@@ -236,8 +240,8 @@ class Store:
             self.evict_soon([key])  # a put that failed may have been carried out
             raise
         kept = Kept(reference, self.take(key, leases_of(embedded)))
-        if content is not None and self._contents is not None:
-            self._contents.add(reference, content)
+        if contents is not None and content is not None:
+            contents.add(reference, content)
         return kept
 
     def is_repeated(self, frames: Frames) -> bool:

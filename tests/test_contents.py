@@ -196,6 +196,57 @@ def test_new_content_is_not_read_back(store, executor, gate):
     assert [future.result() for future in futures] == [[bytes([n]) * 5_000] for n in range(20)]
 
 
+class Remote(Watched):
+    """Reading an object back is dear; while it is stored, it may be changed."""
+
+    is_remote = True
+
+    def __init__(self):
+        super().__init__()
+        self.before = self.after = lambda: None
+
+    def put(self, key, frames):
+        self.before()
+        super().put(key, frames)
+        self.after()
+
+
+@pytest.fixture
+def remote(gate):
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with Store("remote", Remote()) as store:
+        with StoreExecutor(base, store, ProxyType(bytes, bytearray), close_store=False) as executor:
+            yield executor
+            gate.set()
+
+
+@pytest.mark.parametrize("size", [10, 5_000, 1_000_000])
+def test_nothing_is_read_back_from_afar(remote, gate, size):
+    futures = [remote.submit(held(gate), bytes(size)) for _ in range(64)]
+    assert len(remote.store.connector.puts) == 1
+    assert remote.store.connector.gets == []
+    gate.set()
+    assert all(future.result() == [bytes(size)] for future in futures)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_changes_while_it_is_stored_is_not_taken_for_what_it_was(remote, gate, when):
+    def change():
+        changing[400_000] = 1  # where a fingerprint does not look
+
+    changing = bytearray(1_000_000)
+    old, new = bytearray(changing), bytearray(changing)
+    new[400_000] = 1
+    connector = remote.store.connector
+    setattr(connector, when, change)
+    first = remote.submit(held(gate), changing)
+    setattr(connector, when, lambda: None)
+    others = [remote.submit(held(gate), one) for one in (old, new)]
+    gate.set()
+    assert first.result() in ([bytes(old)], [bytes(new)])
+    assert [future.result() for future in others] == [[bytes(old)], [bytes(new)]]
+
+
 def test_parts_share_their_place_too(gate):
     store = Store("parts", FileConnector())
     base = concurrent.futures.ThreadPoolExecutor(1)

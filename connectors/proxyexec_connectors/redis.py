@@ -103,6 +103,8 @@ class RedisConnector:
         ValueError: the URL or an option makes no sense.
     """
 
+    is_remote = True
+
     def __init__(
         self,
         url: str = "redis://127.0.0.1:6379/0",
