@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Command", "Packer", "Refusal", "Replies", "Request", "Word", "converse"]
+__all__ = ["Command", "Packer", "Refusal", "Replies", "Request", "Word", "converse", "ready"]
 
 # A list of buffers is one word, sent piecewise.
 Word: TypeAlias = "bytes | str | int | float | memoryview | list[bytes | memoryview]"
@@ -39,13 +39,13 @@ class Request(NamedTuple):
     """Commands that are sent together.
 
     Attributes:
-        commands: at least one.
+        commands: at least one, each as words, or as the bytes that have been made of it.
         atomic: run all of them, with nobody else's between them, or none.
         receive: reads the replies, all of them, and returns what it likes; a :class:`Refusal` ends
             the conversation. Without it, the replies are a list, and a refusal among them does.
     """
 
-    commands: Sequence[Command]
+    commands: Sequence[Command | bytes]
     atomic: bool = False
     receive: Callable[[Replies], Any] | None = None
 
@@ -244,7 +244,14 @@ def _received(replies: Replies, request: Request) -> Any:
 
 
 _PACKER = Packer()
-_MULTI, _EXEC = _PACKER.pack("MULTI"), _PACKER.pack("EXEC")
+
+
+def ready(*command: Word) -> bytes:
+    """Make the bytes of a command that is sent again and again."""
+    return b"".join(_PACKER.pack(*command))
+
+
+_MULTI, _EXEC = ready("MULTI"), ready("EXEC")
 _ACKNOWLEDGED, _QUEUED = b"+OK\r\n", b"+QUEUED\r\n"
 
 # As many acknowledgements can be looked at together.
@@ -252,8 +259,15 @@ _LONG = _AHEAD_BYTES // 16
 
 
 def _packed(request: Request) -> list[bytes | memoryview]:
-    buffers = [buffer for command in request.commands for buffer in _PACKER.pack(*command)]
-    return [*_MULTI, *buffers, *_EXEC] if request.atomic else buffers
+    buffers: list[bytes | memoryview] = [_MULTI] if request.atomic else []
+    for command in request.commands:
+        if isinstance(command, bytes):
+            buffers.append(command)
+        else:
+            buffers += _PACKER.pack(*command)
+    if request.atomic:
+        buffers.append(_EXEC)
+    return buffers
 
 
 def _joined(buffers: list[bytes | memoryview]) -> list[bytes | memoryview]:

@@ -27,7 +27,7 @@ from proxyexec_connectors._redis_session import (
     chunks,
     unlink,
 )
-from proxyexec_connectors._redis_wire import Refusal, Request
+from proxyexec_connectors._redis_wire import Refusal, Request, ready
 from proxyexec_connectors.errors import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -132,6 +132,12 @@ class RedisConnector:
         self._session, self._options, self._ownership = session, options, ownership
         self._names = Names(session)
         self._ttl = round(options.ttl * 1000)
+        # What follows an entry in the index: nothing stays in the server that nobody lists.
+        self._enlist = [
+            ready("PEXPIRE", self._names.index, self._ttl),
+            ready("SADD", SESSIONS, self._names.session),
+            ready("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+        ]
         self._link = Link(place, options)
         self._finalizer = weakref.finalize(self, _drop, self._link, ownership)
         _joined_here.add(self)
@@ -223,7 +229,7 @@ class RedisConnector:
                 lambda: self._puts(parcels), window=_WINDOW, needed=needed
             )
         except BaseException:
-            self._discard([parcel.temporary for parcel in parcels if parcel.head.pieces > 1])
+            self._discard([one.temporary for one in parcels if one.temporary is not None])
             raise
         if any(_LOST in results for results in replies):
             reason = "it lost a part of an object while that was being stored"
@@ -231,11 +237,11 @@ class RedisConnector:
 
     def _puts(self, parcels: Sequence[_Parcel]) -> Iterator[Request]:
         """What stores the parcels: small ones together, a big one in several transactions."""
-        batch: list[Command] = []
+        batch: list[Command | bytes] = []
         size = 0
         for parcel in parcels:
-            if parcel.head.pieces > 1:
-                yield from self._put_in_steps(parcel)
+            if parcel.temporary is not None:
+                yield from self._put_in_steps(parcel, parcel.temporary)
                 continue
             if batch and size + parcel.head.size > _BATCH_BYTES:
                 yield Request(batch, atomic=True)
@@ -245,7 +251,7 @@ class RedisConnector:
         if batch:
             yield Request(batch, atomic=True)
 
-    def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command]:
+    def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command | bytes]:
         """Store a small object, where first write wins for each field, hence for all of them.
 
         No script: Lua looks at each byte of a value that it passes on.
@@ -260,11 +266,11 @@ class RedisConnector:
         yield ("HSETNX", name, b"0", piece.buffers)
         yield ("PEXPIRE", name, self._ttl)
 
-    def _put_in_steps(self, parcel: _Parcel) -> Iterator[Request]:
-        temporary = self._names.prefix + parcel.temporary
+    def _put_in_steps(self, parcel: _Parcel, field: bytes) -> Iterator[Request]:
+        temporary = self._names.prefix + field
         # Before its last part, the key can be seen, hence is in the index. With each part, as one
         # that was sent over a lost connection may come after its removal.
-        listed: Command = ("HSET", self._names.index, parcel.temporary, b"")
+        listed: Command = ("HSET", self._names.index, field, b"")
         expire: Command = ("PEXPIRE", temporary, self._ttl)
         fields: list[Any] = [HEAD, parcel.head.written()]
         size = 0
@@ -275,22 +281,15 @@ class RedisConnector:
                 fields, size = [], 0
             fields += (b"%d" % number, piece.buffers)
             size += piece.nbytes
-        yield Request([("HSET", temporary, *fields), expire, self._commit(parcel)], atomic=True)
+        yield Request(
+            [("HSET", temporary, *fields), expire, self._commit(parcel, field)], atomic=True
+        )
 
-    @property
-    def _enlist(self) -> list[Command]:
-        """What follows an entry in the index: nothing stays in the server that nobody lists."""
-        return [
-            ("PEXPIRE", self._names.index, self._ttl),
-            ("SADD", SESSIONS, self._names.session),
-            ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
-        ]
-
-    def _commit(self, parcel: _Parcel) -> Command:
+    def _commit(self, parcel: _Parcel, temporary: bytes) -> Command:
         names, field = self._names, self._names.field_of(parcel.key)
-        keys = (names.prefix + parcel.temporary, names.prefix + field, names.index, SESSIONS)
+        keys = (names.prefix + temporary, names.prefix + field, names.index, SESSIONS)
         size, count = parcel.head.size, parcel.head.pieces + 1
-        facts = (field, size, count, parcel.temporary, self._ttl, names.session, SESSIONS_TTL_MS)
+        facts = (field, size, count, temporary, self._ttl, names.session, SESSIONS_TTL_MS)
         return ("EVAL", _COMMIT, len(keys), *keys, *facts)
 
     def _discard(self, temporaries: Sequence[bytes]) -> None:
@@ -351,14 +350,15 @@ class _Parcel(NamedTuple):
     key: str
     run: list[memoryview | bytes]
     head: Head
-    temporary: bytes
+    # Where it is put together, if that takes several steps.
+    temporary: bytes | None
 
 
 def _parcel(names: Names, key: str, frames: Frames) -> _Parcel:
     run, size = run_of(frames)
     token = secrets.token_hex(8).encode()
     head = Head(token, size, min(_FIRST_BYTES, size), _PIECE_BYTES)
-    return _Parcel(key, run, head, names.new_temporary())
+    return _Parcel(key, run, head, names.new_temporary() if head.pieces > 1 else None)
 
 
 class _Start(NamedTuple):
