@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import proxyexec._store
+import proxyexec_connectors._host_cache
 import proxyexec_connectors.file
 from proxyexec import Store, StoreExecutor
 from proxyexec.errors import StoreClosedError
@@ -49,6 +50,7 @@ def shared_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(connectors, "_SHARED_MEMORY", memory)
+        patch.setattr(proxyexec_connectors._host_cache, "_SHARED_MEMORY", memory)
         disk = str(tmp_path_factory.mktemp("disk"))
         patch.setenv("TMPDIR", disk)  # also for the processes that tests start
         patch.setattr(tempfile, "tempdir", disk)

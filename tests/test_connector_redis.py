@@ -249,9 +249,11 @@ def test_tls(certificate):
 
 
 def test_options_in_the_query(redis_url, client):
-    with closing(connect(f"{redis_url}?ttl=100&grace=50&max_connections=3&timeout=7")) as connector:
+    with closing(
+        connect(f"{redis_url}?ttl=100&grace=50&max_connections=3&timeout=7&host_cache=9")
+    ) as connector:
         connector.put("key", [b"x"])
-        assert connector._options == (100, 50, 3, 7)
+        assert connector._options == (100, 50, 3, 7, 9)
         assert pickle.loads(pickle.dumps(connector))._options == connector._options
         with closing(attach(connector.address)) as attached:
             assert attached._options == connector._options
@@ -259,7 +261,16 @@ def test_options_in_the_query(redis_url, client):
 
 
 @pytest.mark.parametrize(
-    "bad", ["?ttl=0", "?grace=-1", "?ttl=soon", "?db=x", "?colour=red", "?max_connections=0"]
+    "bad",
+    [
+        "?ttl=0",
+        "?grace=-1",
+        "?ttl=soon",
+        "?db=x",
+        "?colour=red",
+        "?max_connections=0",
+        "?host_cache=-1",
+    ],
 )
 def test_options_that_make_no_sense(redis_url, bad):
     with pytest.raises(ValueError):

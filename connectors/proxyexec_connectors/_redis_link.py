@@ -51,6 +51,7 @@ class Options(NamedTuple):
     grace: float = 60.0
     max_connections: int = 16
     timeout: float = 30.0
+    host_cache: int = 1 << 30
 
 
 class Place:
@@ -96,8 +97,10 @@ class Place:
     def with_options(self, options: Options) -> Options:
         """``options``, with those from the URL's query in their place."""
         chosen = options._replace(**self._options)
-        chosen = chosen._replace(ttl=float(chosen.ttl), grace=float(chosen.grace))
-        if min(chosen) <= 0:
+        chosen = chosen._replace(
+            ttl=float(chosen.ttl), grace=float(chosen.grace), host_cache=int(chosen.host_cache)
+        )
+        if min(chosen[:-1]) <= 0 or chosen.host_cache < 0:
             raise ValueError(f"every option of {self.public} must be above zero: {chosen}")
         return chosen
 

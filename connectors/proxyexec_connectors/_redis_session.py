@@ -166,9 +166,14 @@ class Ownership:
         for some in chunks(fields):
             self._link.run([("PEXPIRE", self._names.prefix + field, ttl) for field in some])
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this process is the owner, and not a forked child of it."""
+        return os.getpid() == self._process
+
     def end(self) -> None:
         """Remove the session; in a forked child of the owner, do nothing."""
-        if os.getpid() != self._process:
+        if not self.is_here:
             return
         self._stop.set()
         if threading.current_thread() is self._thread:

@@ -27,7 +27,7 @@ import stat
 from proxyexec_connectors._segments import discard_all
 from proxyexec_connectors.errors import UnsafeDirectoryError
 
-__all__ = ["Session", "sweep"]
+__all__ = ["Session", "close", "close_in_children", "remove_directory", "sweep"]
 
 # How names of sessions start, what the names of their locks end in, and what is added to the
 # name of a session that is being removed.
@@ -45,16 +45,19 @@ class Session:
         root: the directory; made when it is missing, and then removed with the session.
         name: the session's id.
         ours: whether nobody but sessions can want ``root``, so that the last one removes it.
+        shared: whether other processes may be in the session as well. Then nobody owns it: it lives
+            as long as one of them does, and the last one to remove it does so.
 
     Raises:
         UnsafeDirectoryError: ``root`` belongs to another user, or others may write into it.
         OSError: ``root`` cannot be made or written to.
     """
 
-    def __init__(self, root: str, name: str, *, ours: bool) -> None:
+    def __init__(self, root: str, name: str, *, ours: bool, shared: bool = False) -> None:
         self.root = root
         self.path = os.path.join(root, name)
         self._removes_root = ours
+        self._shared = shared
         self._descriptor = self._create()
         _held.add(self._descriptor)
 
@@ -67,7 +70,8 @@ class Session:
                 descriptor = self._lock()
                 if descriptor is not None:
                     try:
-                        os.mkdir(self.path, 0o700)
+                        with contextlib.suppress(*((FileExistsError,) if self._shared else ())):
+                            os.mkdir(self.path, 0o700)
                     except BaseException:
                         os.close(descriptor)
                         raise
@@ -78,7 +82,9 @@ class Session:
         lock = self.path + _LOCK
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(
+                descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+            )
             # Between open and flock a sweeper may have taken the lock, found it to be nobody's,
             # and unlinked the file: then what we hold guards nothing.
             if os.fstat(descriptor).st_nlink:
@@ -94,13 +100,40 @@ class Session:
 
     def remove(self) -> None:
         """Remove the directory and all in it, then the lock, then the root if nobody needs it."""
+        if self._shared and not self._is_last():
+            close(self._descriptor)
+            return
         _remove(self.path)
-        if self._descriptor in _held:
-            _held.discard(self._descriptor)
-            os.close(self._descriptor)
+        close(self._descriptor)
         if self._removes_root:
             with contextlib.suppress(OSError):  # others are in it, or have removed it
                 os.rmdir(self.root)
+
+    def _is_last(self) -> bool:
+        if self._descriptor not in _held:  # in a forked child
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def remove_directory(path: str) -> None:
+    """Remove a session, whoever is in it."""
+    _remove(path)
+
+
+def close_in_children(descriptor: int) -> None:
+    """Have a lock's descriptor closed in each forked child, until :func:`close`."""
+    _held.add(descriptor)
+
+
+def close(descriptor: int) -> None:
+    """Close such a descriptor, unless this is a child, where it is closed already."""
+    if descriptor in _held:
+        _held.discard(descriptor)
+        os.close(descriptor)
 
 
 def sweep(root: str) -> None:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import secrets
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from redis.exceptions import ResponseError
 
 from proxyexec_connectors._anonymous import allocate
+from proxyexec_connectors._host_cache import HostCache, Known
 from proxyexec_connectors._layout import split
 from proxyexec_connectors._redis_format import HEAD, Head, cut, run_of
 from proxyexec_connectors._redis_link import Link, Options, Place
@@ -36,10 +38,11 @@ from proxyexec_connectors.errors import (
 from proxyexec_connectors.protocol import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from typing_extensions import Self
+    from typing_extensions import Buffer, Self
 
+    from proxyexec_connectors._host_cache import Write
     from proxyexec_connectors._redis_wire import Command, Replies
     from proxyexec_connectors.protocol import Frames
 
@@ -56,6 +59,10 @@ _PIECE_BYTES = 1 << 20
 # What one transaction carries, if it is more than one piece. The server serves nobody else
 # while it executes one.
 _BATCH_BYTES = 1 << 20
+
+# From this size on, the processes of a host share what one of them has fetched. That costs the
+# first one a copy into shared memory, and saves the next ones more; at 1 MiB, it does not.
+_SHARED_FROM = 2 << 20
 
 # How many transactions, pieces or small objects may be under way. Two pieces keep the server
 # busy, four do when the network is slow; it keeps what it cannot send in memory, though.
@@ -97,6 +104,8 @@ class RedisConnector:
         max_connections: connections at once; the owner has one more, for its heartbeats.
         timeout: seconds to wait for a connection, for the server to take up to 4 MiB, and for
             a reply.
+        host_cache: bytes of shared memory for large objects that a worker has fetched, so that the
+            others on the same host need not; 0 for none.
 
     Raises:
         ConnectorUnavailableError: the server cannot be reached, or refuses.
@@ -113,9 +122,10 @@ class RedisConnector:
         grace: float = _DEFAULT.grace,
         max_connections: int = _DEFAULT.max_connections,
         timeout: float = _DEFAULT.timeout,
+        host_cache: int = _DEFAULT.host_cache,
     ) -> None:
         place = Place(url)
-        options = place.with_options(Options(ttl, grace, max_connections, timeout))
+        options = place.with_options(Options(ttl, grace, max_connections, timeout, host_cache))
         session = secrets.token_hex(8)
         link = Link(place, options._replace(max_connections=1))
         ownership = Ownership(link, Names(session), options)
@@ -139,7 +149,10 @@ class RedisConnector:
             ready("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
         ]
         self._link = Link(place, options)
-        self._finalizer = weakref.finalize(self, _drop, self._link, ownership)
+        self._host_cache = HostCache(
+            session, options.host_cache, _CurrentOnes(self._link, self._names)
+        )
+        self._finalizer = weakref.finalize(self, _drop, self._link, ownership, self._host_cache)
         _joined_here.add(self)
 
     @classmethod
@@ -190,11 +203,14 @@ class RedisConnector:
 
     def evict(self, keys: Iterable[str]) -> None:
         errors: list[ConnectorError] = []
+        keys = list(keys)
         for fields in chunks([self._names.field_of(key) for key in keys]):
             try:
                 unlink(self._link, self._names, fields)
             except ConnectorError as error:
                 errors.append(error)
+        # After the server has forgotten them: whoever fetches one asks it again at the end.
+        self._host_cache.forget(keys)
         if errors:
             raise errors[0]
 
@@ -215,9 +231,7 @@ class RedisConnector:
     def close(self) -> None:
         if self._finalizer.detach() is None:
             return
-        self._link.close()
-        if self._ownership is not None:
-            self._ownership.end()
+        _close(self._link, self._ownership, self._host_cache)
 
     def _name(self, key: str) -> bytes:
         return self._names.prefix + self._names.field_of(key)
@@ -313,15 +327,16 @@ class RedisConnector:
     def _whole(self, key: str, start: _Start) -> Frames | None:
         while start.head is not None:
             head = start.head
-            memory = start.memory
+            memory: Buffer = start.memory
             if head.pieces > 1:
-                memory = allocate(head.size)
-                memory[: head.first] = start.memory
-                if not self._fetch(key, head, memory):
+                try:
+                    memory = self._rest(key, head, start.memory)
+                except _GoneError:
                     # Evicted, and perhaps stored again, in the middle.
                     [start] = self._starts([key])
                     if start.head is not None and start.head.token == head.token:
-                        raise CorruptObjectError(self.url, key, "a piece is missing or cut short")
+                        reason = "a piece is missing or cut short"
+                        raise CorruptObjectError(self.url, key, reason) from None
                     continue
             try:
                 return split(memory)
@@ -331,17 +346,55 @@ class RedisConnector:
             raise CorruptObjectError(self.url, key, start.problem)
         return None
 
-    def _fetch(self, key: str, head: Head, memory: memoryview) -> bool:
-        """Receive all pieces but the first; tell whether all of them are of this object."""
+    def _rest(self, key: str, head: Head, first: memoryview) -> Buffer:
+        """Return all bytes of an object whose first piece is here."""
+        if head.size >= _SHARED_FROM and not (self._ownership and self._ownership.is_here):
+            piece = memoryview(bytearray(min(head.piece, head.size - head.first)))
+
+            def receive(write: Write) -> None:
+                write(first, 0)
+                # One buffer for all pieces, which stays warm.
+                self._fetch(key, head, lambda start, end: piece[: end - start], write)
+
+            shared = self._host_cache.obtain(Known(key, head.token), head.size, receive)
+            if shared is not None:
+                return shared
+        memory = allocate(head.size)
+        memory[: head.first] = first
+        self._fetch(key, head, lambda start, end: memory[start:end])
+        return memory
+
+    def _fetch(
+        self,
+        key: str,
+        head: Head,
+        place: Callable[[int, int], memoryview],
+        received: Write | None = None,
+    ) -> None:
+        """Receive all pieces but the first.
+
+        Args:
+            key: of the object.
+            head: of the object.
+            place: the memory to receive the bytes between two offsets into.
+            received: is given this memory and the first offset afterwards.
+
+        Raises:
+            _GoneError: one is missing, or another object's.
+        """
 
         def request(number: int) -> Request:
-            begin, end = head.place(number)
-            command = ("HMGET", self._name(key), HEAD, b"%d" % number)
-            receive = _Receiver(head, memory[begin:end])
-            return Request([command], receive=receive)
+            receive = _Receiver(head, *head.place(number), place, received)
+            return Request([("HMGET", name, HEAD, b"%d" % number)], receive=receive)
 
+        name = self._name(key)
         found = self._link.exchange(lambda: map(request, range(1, head.pieces)), window=_WINDOW)
-        return all(found)
+        if not all(found):
+            raise _GoneError
+
+
+class _GoneError(Exception):
+    """The object that is being fetched is not there any more."""
 
 
 class _Parcel(NamedTuple):
@@ -391,12 +444,15 @@ def _receive_start(replies: Replies) -> _Start | Refusal:
     )
 
 
+@dataclass(frozen=True)
 class _Receiver:
     """Receives one piece, if it is one of the expected object."""
 
-    def __init__(self, head: Head, memory: memoryview) -> None:
-        self._head = head.written()
-        self._memory = memory
+    head: Head
+    start: int
+    end: int
+    place: Callable[[int, int], memoryview]
+    received: Write | None
 
     def __call__(self, replies: Replies) -> bool | Refusal:
         answer = replies.begin()
@@ -404,8 +460,11 @@ class _Receiver:
             return False if _is_no_hash(answer) else Refusal(answer)
         head = replies.read()
         length = replies.begin()
-        if head == self._head and length == len(self._memory):
-            replies.into(self._memory)
+        if head == self.head.written() and length == self.end - self.start:
+            memory = self.place(self.start, self.end)
+            replies.into(memory)
+            if self.received is not None:
+                self.received(memory, self.start)
             return True
         if length is not None:
             replies.skip(length)
@@ -415,6 +474,25 @@ class _Receiver:
 def _is_no_hash(refusal: ResponseError) -> bool:
     """Tell whether it was the key's value that was refused; otherwise it was the command."""
     return str(refusal).startswith("WRONGTYPE")
+
+
+class _CurrentOnes:
+    """Asks the server which objects are still there; holds no connector, so that one can go."""
+
+    def __init__(self, link: Link, names: Names) -> None:
+        self._link = link
+        self._names = names
+
+    def __call__(self, objects: Sequence[Known]) -> list[bool]:
+        commands: list[Command] = [
+            ("HGET", self._names.prefix + self._names.field_of(known.key), HEAD)
+            for known in objects
+        ]
+        heads = [Head.read(raw) if raw else None for raw in self._link.run(commands)]
+        return [
+            head is not None and head.token == known.token
+            for head, known in zip(heads, objects, strict=True)
+        ]
 
 
 _Kind = TypeVar("_Kind", bound=RedisConnector)
@@ -429,11 +507,21 @@ def _joined(kind: type[_Kind], url: str, session: str, options: Options) -> _Kin
     return connector
 
 
-def _drop(link: Link, ownership: Ownership | None) -> None:
-    """What close() does, for a connector that was dropped or outlived its interpreter."""
+def _close(link: Link, ownership: Ownership | None, host_cache: HostCache) -> None:
     link.close()
-    if ownership is not None:
-        try:
+    try:
+        if ownership is not None:
             ownership.end()
-        except ConnectorError as error:
-            _logger.warning("a dropped session was left to its time to live: %s", error)
+    finally:
+        if ownership is not None and ownership.is_here:
+            host_cache.remove()
+        else:
+            host_cache.leave()
+
+
+def _drop(link: Link, ownership: Ownership | None, host_cache: HostCache) -> None:
+    """What close() does, for a connector that was dropped or outlived its interpreter."""
+    try:
+        _close(link, ownership, host_cache)
+    except ConnectorError as error:
+        _logger.warning("a dropped session was left to its time to live: %s", error)
