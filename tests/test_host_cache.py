@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import multiprocessing
 import os
@@ -344,6 +345,38 @@ def test_no_shared_memory_is_no_caching(server, tmp_path, monkeypatch):
     monkeypatch.setattr(_host_cache, "_SHARED_MEMORY", str(tmp_path / "file" / "none"))
     (tmp_path / "file").touch()
     assert obtain(HostCache(SESSION, 1 << 30, server.are_current), server, ONE, b"x") is None
+
+
+def test_a_directory_that_others_may_write_into_is_no_caching(caches, server):
+    cache = caches()
+    os.mkdir(cache._root)
+    os.chmod(cache._root, 0o777)
+    try:
+        assert obtain(cache, server, ONE, b"content") is None
+        assert os.listdir(cache._root) == []
+    finally:
+        os.rmdir(cache._root)
+
+
+def test_a_directory_that_is_just_being_removed_is_no_caching(caches, server):
+    """The last process that leaves, or a sweeper, has the lock."""
+    cache = caches()
+    os.mkdir(cache._root, 0o700)
+    with open(cache._place + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert obtain(cache, server, ONE, b"content") is None
+    assert obtain(cache, server, ONE, b"content") == b"content"
+
+
+def test_a_file_that_cannot_be_named_is_fetched_once_all_the_same(caches, server, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    cache = caches()
+    assert obtain(cache, server, ONE, b"content") == b"content"
+    assert server.fetched == [ONE]
+    assert files(cache) == []
 
 
 # --- processes come and go -----------------------------------------------------------------

@@ -20,7 +20,8 @@ it copy-on-write has private memory, for as long as he likes, also when the name
   and the last one to leave removes it. What killed processes left is swept by the next one who
   opens a session.
 
-Knows nothing of servers; the connector fetches.
+Knows nothing of servers; the connector fetches. Objects are runs of bytes as ``_layout`` describes
+them, which no sweeper takes for a segment of the file connector, to cut it short.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from proxyexec_connectors import _sessions
 from proxyexec_connectors._mapping import map_private
 from proxyexec_connectors._sessions import Session
-from proxyexec_connectors.errors import ConnectorError
+from proxyexec_connectors.errors import ConnectorError, UnsafeDirectoryError
 
 if TYPE_CHECKING:
     import mmap
@@ -120,10 +121,9 @@ class HostCache:
         Raises:
             Exception: what ``receive`` raised.
         """
-        if size > self._limit:
+        if size > self._limit or not self._join():
             return None
         try:
-            self._join()
             path = self._path(known.key)
             for _ in range(_TRIES):
                 memory = _opened(path, known, size)
@@ -172,12 +172,18 @@ class HostCache:
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         return f"{self._place}/{digest[:32]}"
 
-    def _join(self) -> None:
+    def _join(self) -> bool:
         with self._lock:
             if self._session is None:
-                self._session = Session(self._root, self._name, ours=True, shared=True)
+                try:
+                    self._session = Session(self._root, self._name, ours=True, shared=True)
+                except (OSError, UnsafeDirectoryError) as error:
+                    # Another user was there first, say, or the last process is just leaving.
+                    _logger.debug("nothing is kept in shared memory: %s", error)
+                    return False
                 # Processes of multiprocessing run these at their end, and no others.
                 self._at_exit = multiprocessing.util.Finalize(None, self.leave, exitpriority=0)
+        return True
 
     def _received(
         self,
@@ -200,7 +206,7 @@ class HostCache:
 
         receive(write)
         _write(descriptor, memoryview(_trailer(known, size)), size)
-        if _named(descriptor, path, known):
+        if _is_named(descriptor, path, known):
             try:
                 [current] = self._are_current([known])
             except BaseException:
@@ -333,8 +339,14 @@ def _locks(descriptor: int) -> bool:
     return True
 
 
+def _is_named(descriptor: int, path: str, known: Known) -> bool:
+    """Give a whole file its name; ``False`` if it has lost its right to that, or it cannot be."""
+    with contextlib.suppress(OSError):  # what is in the file is still good for who has fetched it
+        return _named(descriptor, path, known)
+    return False
+
+
 def _named(descriptor: int, path: str, known: Known) -> bool:
-    """Give a whole file its name; ``False`` if it has lost its right to that."""
     for _ in range(_TRIES):
         # Not by its former name, which may be another file's by now. Without any name left, this
         # fails: somebody has given up waiting for us.
