@@ -184,13 +184,13 @@ def test_an_object_that_must_not_be_read_is_not_called_corrupt(monkeypatch):
 
             def forbid(count=2):
                 if count == 2:  # the beginning of the big one has been read
-                    client.execute_command("ACL SETUSER", "worker", "-hmget")
+                    client.execute_command("ACL SETUSER", "worker", "-hmget", "-get")
 
             between_requests(monkeypatch, forbid)
             for key in ("big", "small"):
                 with pytest.raises(ConnectorUnavailableError, match="permission"):
                     connector.get(key)
-            client.execute_command("ACL SETUSER", "worker", "+hmget")
+            client.execute_command("ACL SETUSER", "worker", "+hmget", "+get")
             assert contents(connector.get("small")) == [b"x"]
 
 
@@ -382,6 +382,42 @@ def test_small_objects_take_one_round_trip(connector, monkeypatch):
     connector.put_many({f"key {n}": [b"x" * 1000] for n in range(100)})
     assert None not in connector.get_many([f"key {n}" for n in range(100)])
     assert conversations == [1, 1, 1, 100]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_object_of_the_other_form_comes_in_between(connector, monkeypatch, at):
+    small_pieces(monkeypatch)
+    monkeypatch.setattr(connector_module, "_WINDOW", 1)
+    connector.put("key", [b"o" * 200_000])
+    with closing(attach(connector.address)) as other:
+
+        def replace(count=at):
+            if count == at:
+                other.evict(["key"])
+                other.put("key", [b"n" * 10])
+
+        between_requests(monkeypatch, replace)
+        assert contents(connector.get("key")) == [b"n" * 10]
+
+
+def test_an_object_changes_its_form_all_the_time(connector, monkeypatch):
+    small_pieces(monkeypatch)
+    sizes = iter([200_000, 10] * 2)
+    with closing(attach(connector.address)) as other:
+
+        def replace(count):
+            # After each of our requests, but not after what it causes itself.
+            if (size := next(sizes, None)) is not None and not replacing:
+                replacing.append(True)
+                other.evict(["key"])
+                other.put("key", [b"x" * size])
+                replacing.clear()
+
+        replacing = []
+        connector.put("key", [b"x" * 200_000])
+        between_requests(monkeypatch, replace)
+        [found] = contents(connector.get("key"))
+        assert found in (b"x" * 10, b"x" * 200_000)
 
 
 def test_fortran_order(connector):
@@ -975,7 +1011,10 @@ def test_a_close_in_the_middle_of_another_threads_command():
         pytest.param(lambda client, key: client.hset(key, "0", "sh"), id="short first piece"),
         pytest.param(lambda client, key: client.hset(key, "1", "sh"), id="short piece"),
         pytest.param(lambda client, key: client.hset(key, "0", b"x" * 60), id="another content"),
-        pytest.param(lambda client, key: client.set(key, "x"), id="another type"),
+        pytest.param(lambda client, key: client.set(key, "x"), id="no layout"),
+        pytest.param(
+            lambda client, key: (client.delete(key), client.lpush(key, "x")), id="another type"
+        ),
     ],
 )
 def test_damaged_objects(connector, client, monkeypatch, damage):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyexec_connectors import _host_cache
+from proxyexec_connectors import _host_cache, _segments
 from proxyexec_connectors._host_cache import HostCache, Known
 
 SESSION = "0123456789abcdef"
@@ -505,6 +505,8 @@ def test_an_evicted_object_is_missing_whatever_is_kept(redis_url):
         with contextlib.closing(attach(owner.address)) as worker:
             assert bytes(worker.get("key")[0]) == bytes(2_500_000)
             [file] = files(cache)
+            # What a sweeper takes for a segment it cuts short, whoever has it mapped.
+            assert not _segments.is_segment(f"{cache._place}/{file}")
             # Another host evicts: no file of this one goes.
             forget, cache.forget = cache.forget, lambda keys: None
             owner.evict(["key"])
@@ -512,6 +514,16 @@ def test_an_evicted_object_is_missing_whatever_is_kept(redis_url):
             assert worker.get("key") is None
             owner.put("key", [b"x" * 3_000_000])
             assert bytes(worker.get("key")[0]) == b"x" * 3_000_000
+            assert len(files(cache)) == 1
+            owner.evict(["key"])
+            owner.put("key", [b"small"])
+            owner.put("next", [b"y" * 3_000_000])
+            assert bytes(worker.get("next")[0]) == b"y" * 3_000_000
+            assert len(files(cache)) == 1, "what is no object of this form any more is still kept"
+            assert bytes(worker.get("key")[0]) == b"small"
+            owner.evict(["key", "next"])
+            owner.put("key", [b"x" * 3_000_000])
+            worker.get("key")
             assert len(files(cache)) == 1
             cache.forget = forget
             owner.evict(["key"])

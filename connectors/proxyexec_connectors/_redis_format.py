@@ -1,7 +1,8 @@
-"""An object as a Redis hash: what its fields are, and how frames become fields.
+"""An object as a Redis string or hash, and how frames become one.
 
-The object is one run of bytes, as :mod:`proxyexec_connectors._layout` describes it, cut where
-it suits the transfer and not where frames end. The field ``h``, the *head*, says how:
+The object is one run of bytes, as :mod:`proxyexec_connectors._layout` describes it. A short run is
+a string. A long one is a hash of pieces, cut where it suits the transfer and not where frames
+end. The field ``h``, the *head*, says how:
 
 ======== ===== ====================================================
 offset   bytes (little endian)
@@ -13,7 +14,7 @@ offset   bytes (little endian)
 40       8     length of the other pieces, in fields ``1``, ``2``, …; the last may be shorter
 ======== ===== ====================================================
 
-A reader takes head and first piece, which for most objects is all; then the other pieces, each
+A reader asks for a string; if it is none, for head and first piece; then for the other pieces, each
 together with the head, whose token tells it if it is looking at another object by now. The
 first piece is small, as it travels in vain to a reader who has a copy of the object.
 """

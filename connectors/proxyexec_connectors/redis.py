@@ -1,6 +1,6 @@
 """Objects in a Redis server: for processes on several machines.
 
-An object is one Redis hash; ``_redis_format`` says how. Its bytes are sent from where they lie,
+An object is one Redis key; ``_redis_format`` says how. Its bytes are sent from where they lie,
 and received into the memory where they stay. The connector does not serialize, compress or
 encrypt, and does not spread objects over a cluster; commands are tried again when the server
 does not answer, with growing waits, for a few seconds.
@@ -102,7 +102,7 @@ class RedisConnector:
             renews it for as long as it lives.
         grace: seconds for which an owner may be silent before its session is swept.
         max_connections: connections at once; the owner has one more, for its heartbeats.
-        timeout: seconds to wait for a connection, for the server to take up to 4 MiB, and for
+        timeout: seconds to wait for a connection, for the server to take up to 1 MiB, and for
             a reply.
         host_cache: bytes of shared memory for large objects that a worker has fetched, so that the
             others on the same host need not; 0 for none.
@@ -237,7 +237,7 @@ class RedisConnector:
         return self._names.prefix + self._names.field_of(key)
 
     def _store(self, parcels: Sequence[_Parcel]) -> None:
-        needed = sum(parcel.head.size for parcel in parcels)
+        needed = sum(parcel.size for parcel in parcels)
         try:
             replies = self._link.exchange(
                 lambda: self._puts(parcels), window=_WINDOW, needed=needed
@@ -257,28 +257,21 @@ class RedisConnector:
             if parcel.temporary is not None:
                 yield from self._put_in_steps(parcel, parcel.temporary)
                 continue
-            if batch and size + parcel.head.size > _BATCH_BYTES:
+            if batch and size + parcel.size > _BATCH_BYTES:
                 yield Request(batch, atomic=True)
                 batch, size = [], 0
             batch += self._put(parcel, enlist=not batch)
-            size += parcel.head.size
+            size += parcel.size
         if batch:
             yield Request(batch, atomic=True)
 
     def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command | bytes]:
-        """Store a small object, where first write wins for each field, hence for all of them.
-
-        No script: Lua looks at each byte of a value that it passes on.
-        """
+        """Store a small object. No script: Lua looks at each byte of a value that it passes on."""
         field = self._names.field_of(parcel.key)
-        name = self._names.prefix + field
-        [piece] = cut(parcel.run, parcel.head)
-        yield ("HSETNX", self._names.index, field, parcel.head.size)
+        yield ("HSETNX", self._names.index, field, parcel.size)
         if enlist:
             yield from self._enlist
-        yield ("HSETNX", name, HEAD, parcel.head.written())
-        yield ("HSETNX", name, b"0", piece.buffers)
-        yield ("PEXPIRE", name, self._ttl)
+        yield ("SET", self._names.prefix + field, parcel.run, "NX", "PX", self._ttl)
 
     def _put_in_steps(self, parcel: _Parcel, field: bytes) -> Iterator[Request]:
         temporary = self._names.prefix + field
@@ -286,24 +279,31 @@ class RedisConnector:
         # that was sent over a lost connection may come after its removal.
         listed: Command = ("HSET", self._names.index, field, b"")
         expire: Command = ("PEXPIRE", temporary, self._ttl)
-        fields: list[Any] = [HEAD, parcel.head.written()]
+        head = Head(field[-16:], parcel.size, _FIRST_BYTES, _PIECE_BYTES)
+        fields: list[Any] = [HEAD, head.written()]
         size = 0
-        for number, piece in enumerate(cut(parcel.run, parcel.head)):
+        for number, piece in enumerate(cut(parcel.run, head)):
             if size and size + piece.nbytes > _BATCH_BYTES:
                 part: Command = ("HSET", temporary, *fields)
                 yield Request([listed, *self._enlist, part, expire], atomic=True)
                 fields, size = [], 0
             fields += (b"%d" % number, piece.buffers)
             size += piece.nbytes
-        yield Request(
-            [("HSET", temporary, *fields), expire, self._commit(parcel, field)], atomic=True
-        )
+        commit = self._commit(parcel.key, head, field)
+        yield Request([("HSET", temporary, *fields), expire, commit], atomic=True)
 
-    def _commit(self, parcel: _Parcel, temporary: bytes) -> Command:
-        names, field = self._names, self._names.field_of(parcel.key)
+    def _commit(self, key: str, head: Head, temporary: bytes) -> Command:
+        names, field = self._names, self._names.field_of(key)
         keys = (names.prefix + temporary, names.prefix + field, names.index, SESSIONS)
-        size, count = parcel.head.size, parcel.head.pieces + 1
-        facts = (field, size, count, temporary, self._ttl, names.session, SESSIONS_TTL_MS)
+        facts = (
+            field,
+            head.size,
+            head.pieces + 1,
+            temporary,
+            self._ttl,
+            names.session,
+            SESSIONS_TTL_MS,
+        )
         return ("EVAL", _COMMIT, len(keys), *keys, *facts)
 
     def _discard(self, temporaries: Sequence[bytes]) -> None:
@@ -316,25 +316,36 @@ class RedisConnector:
             _logger.debug("temporary keys were left: %s", error)
 
     def _starts(self, keys: Sequence[str]) -> list[_Start]:
-        """Fetch the beginnings of objects, which most objects end with."""
+        """Fetch small objects, and the beginnings of others."""
+        starts: list[_Start | None] = [None] * len(keys)
+        # Both ways more than once, as an object of the other form may have come in between.
+        for way in _WAYS * 5:
+            asked = [number for number, start in enumerate(starts) if start is None]
+            found = self._ask(way, [keys[number] for number in asked])
+            for number, start in zip(asked, found, strict=True):
+                starts[number] = start
+            if None not in found:
+                break
+        return [start or _Start(problem="neither a string nor a hash") for start in starts]
+
+    def _ask(self, way: _Way, keys: Sequence[str]) -> list[_Start | None]:
         requests = [
-            Request([("HMGET", self._name(key), HEAD, b"0")], receive=_receive_start)
+            Request([(way.command, self._name(key), *way.fields)], receive=way.receive)
             for key in keys
         ]
-        starts: list[_Start] = self._link.exchange(lambda: requests, window=_SMALL_WINDOW)
-        return starts
+        return self._link.exchange(lambda: requests, window=_SMALL_WINDOW)
 
     def _whole(self, key: str, start: _Start) -> Frames | None:
-        while start.head is not None:
-            head = start.head
+        while start.memory is not None:
             memory: Buffer = start.memory
-            if head.pieces > 1:
+            if start.head is not None:
                 try:
-                    memory = self._rest(key, head, start.memory)
+                    memory = self._rest(key, start.head, start.memory)
                 except _GoneError:
                     # Evicted, and perhaps stored again, in the middle.
+                    token = start.head.token
                     [start] = self._starts([key])
-                    if start.head is not None and start.head.token == head.token:
+                    if start.head is not None and start.head.token == token:
                         reason = "a piece is missing or cut short"
                         raise CorruptObjectError(self.url, key, reason) from None
                     continue
@@ -402,30 +413,47 @@ class _Parcel(NamedTuple):
 
     key: str
     run: list[memoryview | bytes]
-    head: Head
-    # Where it is put together, if that takes several steps.
+    size: int
+    # Where it is put together, if that takes several steps; what it ends in is the object's token.
     temporary: bytes | None
 
 
 def _parcel(names: Names, key: str, frames: Frames) -> _Parcel:
     run, size = run_of(frames)
-    token = secrets.token_hex(8).encode()
-    head = Head(token, size, min(_FIRST_BYTES, size), _PIECE_BYTES)
-    return _Parcel(key, run, head, names.new_temporary() if head.pieces > 1 else None)
+    return _Parcel(key, run, size, names.new_temporary() if size > _FIRST_BYTES else None)
 
 
 class _Start(NamedTuple):
-    """What the first request for an object returned."""
+    """What was returned of an object: nothing, all of it, or head and first piece."""
 
     head: Head | None = None
-    memory: memoryview = memoryview(b"")
+    memory: memoryview | None = None
     problem: str | None = None
 
 
-def _receive_start(replies: Replies) -> _Start | Refusal:
+class _Way(NamedTuple):
+    """How to ask for one form of objects."""
+
+    command: str
+    fields: tuple[bytes, ...]
+    receive: Callable[[Replies], _Start | Refusal | None]
+
+
+def _receive_string(replies: Replies) -> _Start | Refusal | None:
+    length = replies.begin()
+    if isinstance(length, ResponseError):
+        return None if _is_other_form(length) else Refusal(length)
+    if length is None:
+        return _Start()
+    memory = allocate(length)
+    replies.into(memory)
+    return _Start(memory=memory)
+
+
+def _receive_hash(replies: Replies) -> _Start | Refusal | None:
     answer = replies.begin()
     if isinstance(answer, ResponseError):
-        return _Start(problem=str(answer)) if _is_no_hash(answer) else Refusal(answer)
+        return None if _is_other_form(answer) else Refusal(answer)
     raw = replies.read()
     length = replies.begin()
     if raw is None and length is None:
@@ -444,6 +472,9 @@ def _receive_start(replies: Replies) -> _Start | Refusal:
     )
 
 
+_WAYS = (_Way("GET", (), _receive_string), _Way("HMGET", (HEAD, b"0"), _receive_hash))
+
+
 @dataclass(frozen=True)
 class _Receiver:
     """Receives one piece, if it is one of the expected object."""
@@ -457,7 +488,7 @@ class _Receiver:
     def __call__(self, replies: Replies) -> bool | Refusal:
         answer = replies.begin()
         if isinstance(answer, ResponseError):
-            return False if _is_no_hash(answer) else Refusal(answer)
+            return False if _is_other_form(answer) else Refusal(answer)
         head = replies.read()
         length = replies.begin()
         if head == self.head.written() and length == self.end - self.start:
@@ -471,7 +502,7 @@ class _Receiver:
         return False
 
 
-def _is_no_hash(refusal: ResponseError) -> bool:
+def _is_other_form(refusal: ResponseError) -> bool:
     """Tell whether it was the key's value that was refused; otherwise it was the command."""
     return str(refusal).startswith("WRONGTYPE")
 
@@ -488,7 +519,9 @@ class _CurrentOnes:
             ("HGET", self._names.prefix + self._names.field_of(known.key), HEAD)
             for known in objects
         ]
-        heads = [Head.read(raw) if raw else None for raw in self._link.run(commands)]
+        # A refusal among the replies says that there is an object of the other form by now.
+        replies = self._link.run(commands, raw=True)
+        heads = [Head.read(raw) if isinstance(raw, bytes) else None for raw in replies]
         return [
             head is not None and head.token == known.token
             for head, known in zip(heads, objects, strict=True)
