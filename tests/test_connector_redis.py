@@ -68,6 +68,7 @@ class TestRedisConnectorInPieces(TestRedisConnector):
 
     @pytest.fixture(autouse=True)
     def small_sizes(self, monkeypatch):
+        monkeypatch.setattr(connector_module, "_STRING_BYTES", 10_000)
         monkeypatch.setattr(connector_module, "_FIRST_BYTES", 10_000)
         monkeypatch.setattr(connector_module, "_PIECE_BYTES", 100_000)
         monkeypatch.setattr(connector_module, "_BATCH_BYTES", 350_000)
@@ -342,6 +343,7 @@ def test_an_object_above_the_batch_size_goes_in_several_transactions(connector, 
 
 
 def test_pieces_are_of_the_given_sizes(connector, client, monkeypatch):
+    monkeypatch.setattr(connector_module, "_STRING_BYTES", 30)
     monkeypatch.setattr(connector_module, "_FIRST_BYTES", 30)
     monkeypatch.setattr(connector_module, "_PIECE_BYTES", 40)
     frames = [b"x" * 25, b"", b"y" * 70]
@@ -482,6 +484,7 @@ def test_a_put_whose_answer_was_lost_is_repeated_without_harm(connector, client,
 
 def small_pieces(monkeypatch):
     """Have objects of some 100 kB take several transactions."""
+    monkeypatch.setattr(connector_module, "_STRING_BYTES", 10_000)
     monkeypatch.setattr(connector_module, "_FIRST_BYTES", 10_000)
     monkeypatch.setattr(connector_module, "_PIECE_BYTES", 60_000)
     monkeypatch.setattr(connector_module, "_BATCH_BYTES", 100_000)
@@ -1018,6 +1021,7 @@ def test_a_close_in_the_middle_of_another_threads_command():
     ],
 )
 def test_damaged_objects(connector, client, monkeypatch, damage):
+    monkeypatch.setattr(connector_module, "_STRING_BYTES", 60)
     monkeypatch.setattr(connector_module, "_FIRST_BYTES", 60)
     monkeypatch.setattr(connector_module, "_PIECE_BYTES", 40)
     connector.put("key", [b"abc" * 30, b"defg"])

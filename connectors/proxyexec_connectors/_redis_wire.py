@@ -29,7 +29,7 @@ Command: TypeAlias = "tuple[Word, ...]"
 
 # Up to this size, copying a buffer is cheaper than a packet of its own, which may wake the server
 # up before there is enough to work on.
-_SMALL_BYTES = 64 << 10
+_SMALL_BYTES = 128 << 10
 
 # What is read ahead of the value that a caller wants somewhere else.
 _AHEAD_BYTES = 16 << 10

@@ -53,6 +53,7 @@ _logger = logging.getLogger("proxyexec_connectors")
 # Objects up to the first size come and go in one round trip. The pieces of larger ones keep
 # server and client busy at the same time; of 256 KiB to 4 MiB, this is the fastest both ways.
 # One connection carries all of them: with several, a single server on one machine took longer.
+_STRING_BYTES = 1 << 20
 _FIRST_BYTES = 256 << 10
 _PIECE_BYTES = 1 << 20
 
@@ -420,7 +421,7 @@ class _Parcel(NamedTuple):
 
 def _parcel(names: Names, key: str, frames: Frames) -> _Parcel:
     run, size = run_of(frames)
-    return _Parcel(key, run, size, names.new_temporary() if size > _FIRST_BYTES else None)
+    return _Parcel(key, run, size, names.new_temporary() if size > _STRING_BYTES else None)
 
 
 class _Start(NamedTuple):
