@@ -10,6 +10,7 @@ import pickle
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -617,7 +618,11 @@ class CuttingProxy:
                 target.sendall(data)
         for one in pair:
             with contextlib.suppress(OSError):
+                # At once and for good: who was only told that nothing more comes would go on
+                # sending until his time is over.
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
     def close(self):
         self._listener.shutdown(socket.SHUT_RDWR)
