@@ -11,16 +11,14 @@ from __future__ import annotations
 import logging
 import secrets
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-from redis.exceptions import ResponseError
 
 from proxyexec_connectors._anonymous import allocate
 from proxyexec_connectors._host_cache import HostCache, Known
 from proxyexec_connectors._layout import split
 from proxyexec_connectors._redis_format import HEAD, Head, cut, run_of
 from proxyexec_connectors._redis_link import Link, Options, Place
+from proxyexec_connectors._redis_reading import WAYS, PieceReceiver, Start, Way
 from proxyexec_connectors._redis_session import (
     SESSIONS,
     SESSIONS_TTL_MS,
@@ -29,7 +27,7 @@ from proxyexec_connectors._redis_session import (
     chunks,
     unlink,
 )
-from proxyexec_connectors._redis_wire import Refusal, Request, ready
+from proxyexec_connectors._redis_wire import Request, ready
 from proxyexec_connectors.errors import (
     ConnectorError,
     ConnectorUnavailableError,
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from proxyexec_connectors._host_cache import Write
-    from proxyexec_connectors._redis_wire import Command, Replies
+    from proxyexec_connectors._redis_wire import Command
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["RedisConnector"]
@@ -316,27 +314,27 @@ class RedisConnector:
             # live removes the rest.
             _logger.debug("temporary keys were left: %s", error)
 
-    def _starts(self, keys: Sequence[str]) -> list[_Start]:
+    def _starts(self, keys: Sequence[str]) -> list[Start]:
         """Fetch small objects, and the beginnings of others."""
-        starts: list[_Start | None] = [None] * len(keys)
+        starts: list[Start | None] = [None] * len(keys)
         # Both ways more than once, as an object of the other form may have come in between.
-        for way in _WAYS * 5:
+        for way in WAYS * 5:
             asked = [number for number, start in enumerate(starts) if start is None]
             found = self._ask(way, [keys[number] for number in asked])
             for number, start in zip(asked, found, strict=True):
                 starts[number] = start
             if None not in found:
                 break
-        return [start or _Start(problem="neither a string nor a hash") for start in starts]
+        return [start or Start(problem="neither a string nor a hash") for start in starts]
 
-    def _ask(self, way: _Way, keys: Sequence[str]) -> list[_Start | None]:
+    def _ask(self, way: Way, keys: Sequence[str]) -> list[Start | None]:
         requests = [
             Request([(way.command, self._name(key), *way.fields)], receive=way.receive)
             for key in keys
         ]
         return self._link.exchange(lambda: requests, window=_SMALL_WINDOW)
 
-    def _whole(self, key: str, start: _Start) -> Frames | None:
+    def _whole(self, key: str, start: Start) -> Frames | None:
         while start.memory is not None:
             memory: Buffer = start.memory
             if start.head is not None:
@@ -396,7 +394,7 @@ class RedisConnector:
         """
 
         def request(number: int) -> Request:
-            receive = _Receiver(head, *head.place(number), place, received)
+            receive = PieceReceiver(head, *head.place(number), place, received)
             return Request([("HMGET", name, HEAD, b"%d" % number)], receive=receive)
 
         name = self._name(key)
@@ -422,90 +420,6 @@ class _Parcel(NamedTuple):
 def _parcel(names: Names, key: str, frames: Frames) -> _Parcel:
     run, size = run_of(frames)
     return _Parcel(key, run, size, names.new_temporary() if size > _STRING_BYTES else None)
-
-
-class _Start(NamedTuple):
-    """What was returned of an object: nothing, all of it, or head and first piece."""
-
-    head: Head | None = None
-    memory: memoryview | None = None
-    problem: str | None = None
-
-
-class _Way(NamedTuple):
-    """How to ask for one form of objects."""
-
-    command: str
-    fields: tuple[bytes, ...]
-    receive: Callable[[Replies], _Start | Refusal | None]
-
-
-def _receive_string(replies: Replies) -> _Start | Refusal | None:
-    length = replies.begin()
-    if isinstance(length, ResponseError):
-        return None if _is_other_form(length) else Refusal(length)
-    if length is None:
-        return _Start()
-    memory = allocate(length)
-    replies.into(memory)
-    return _Start(memory=memory)
-
-
-def _receive_hash(replies: Replies) -> _Start | Refusal | None:
-    answer = replies.begin()
-    if isinstance(answer, ResponseError):
-        return None if _is_other_form(answer) else Refusal(answer)
-    raw = replies.read()
-    length = replies.begin()
-    if raw is None and length is None:
-        return _Start()
-    head = None if raw is None else Head.read(raw)
-    if head is not None and head.first == length:
-        memory = allocate(length)
-        replies.into(memory)
-        return _Start(head, memory)
-    if length is not None:
-        replies.skip(length)
-    if raw is None:
-        return _Start(problem="its head is missing")
-    return _Start(
-        problem="its head is unreadable" if head is None else "a piece is missing or cut short"
-    )
-
-
-_WAYS = (_Way("GET", (), _receive_string), _Way("HMGET", (HEAD, b"0"), _receive_hash))
-
-
-@dataclass(frozen=True)
-class _Receiver:
-    """Receives one piece, if it is one of the expected object."""
-
-    head: Head
-    start: int
-    end: int
-    place: Callable[[int, int], memoryview]
-    received: Write | None
-
-    def __call__(self, replies: Replies) -> bool | Refusal:
-        answer = replies.begin()
-        if isinstance(answer, ResponseError):
-            return False if _is_other_form(answer) else Refusal(answer)
-        head = replies.read()
-        length = replies.begin()
-        if head == self.head.written() and length == self.end - self.start:
-            memory = self.place(self.start, self.end)
-            replies.into(memory)
-            if self.received is not None:
-                self.received(memory, self.start)
-            return True
-        if length is not None:
-            replies.skip(length)
-        return False
-
-
-def _is_other_form(refusal: ResponseError) -> bool:
-    """Tell whether it was the key's value that was refused; otherwise it was the command."""
-    return str(refusal).startswith("WRONGTYPE")
 
 
 class _CurrentOnes:

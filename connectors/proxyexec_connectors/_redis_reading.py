@@ -1,0 +1,108 @@
+"""What a server says of an object, read into the memory where it stays.
+
+Knows nothing of sessions or keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from proxyexec_connectors._anonymous import allocate
+from proxyexec_connectors._redis_format import HEAD, Head
+from proxyexec_connectors._redis_wire import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxyexec_connectors._host_cache import Write
+    from proxyexec_connectors._redis_wire import Replies
+
+__all__ = ["WAYS", "PieceReceiver", "Start", "Way"]
+
+
+class Start(NamedTuple):
+    """What was returned of an object: nothing, all of it, or head and first piece."""
+
+    head: Head | None = None
+    memory: memoryview | None = None
+    problem: str | None = None
+
+
+class Way(NamedTuple):
+    """How to ask for one form of objects."""
+
+    command: str
+    fields: tuple[bytes, ...]
+    receive: Callable[[Replies], Start | Refusal | None]
+
+
+def _receive_string(replies: Replies) -> Start | Refusal | None:
+    length = replies.begin()
+    if isinstance(length, ResponseError):
+        return None if _is_other_form(length) else Refusal(length)
+    if length is None:
+        return Start()
+    memory = allocate(length)
+    replies.into(memory)
+    return Start(memory=memory)
+
+
+def _receive_hash(replies: Replies) -> Start | Refusal | None:
+    answer = replies.begin()
+    if isinstance(answer, ResponseError):
+        return None if _is_other_form(answer) else Refusal(answer)
+    raw = replies.read()
+    length = replies.begin()
+    if raw is None and length is None:
+        return Start()
+    head = None if raw is None else Head.read(raw)
+    if head is not None and head.first == length:
+        memory = allocate(length)
+        replies.into(memory)
+        return Start(head, memory)
+    if length is not None:
+        replies.skip(length)
+    if raw is None:
+        return Start(problem="its head is missing")
+    return Start(
+        problem="its head is unreadable" if head is None else "a piece is missing or cut short"
+    )
+
+
+WAYS = (Way("GET", (), _receive_string), Way("HMGET", (HEAD, b"0"), _receive_hash))
+"""How to ask for each form, in the order that is tried."""
+
+
+@dataclass(frozen=True)
+class PieceReceiver:
+    """Receives one piece, if it is one of the expected object."""
+
+    head: Head
+    start: int
+    end: int
+    place: Callable[[int, int], memoryview]
+    received: Write | None
+
+    def __call__(self, replies: Replies) -> bool | Refusal:
+        answer = replies.begin()
+        if isinstance(answer, ResponseError):
+            return False if _is_other_form(answer) else Refusal(answer)
+        head = replies.read()
+        length = replies.begin()
+        if head == self.head.written() and length == self.end - self.start:
+            memory = self.place(self.start, self.end)
+            replies.into(memory)
+            if self.received is not None:
+                self.received(memory, self.start)
+            return True
+        if length is not None:
+            replies.skip(length)
+        return False
+
+
+def _is_other_form(refusal: ResponseError) -> bool:
+    """Tell whether it was the key's value that was refused; otherwise it was the command."""
+    return str(refusal).startswith("WRONGTYPE")
