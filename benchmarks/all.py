@@ -44,7 +44,7 @@ class Part:
 
 
 PARTS = {
-    "compare": Part("compare.py", quick=("--quick",), plots=True),
+    "compare": Part("compare.py", full=("--repeat", "7"), quick=("--quick",), plots=True),
     "store": Part("store.py", quick=("--repeat", "7")),
     "memory": Part("memory.py", quick=("--size", "10MB", "--repeat", "1")),
     "growth": Part(

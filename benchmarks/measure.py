@@ -15,7 +15,7 @@ import mmap
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ __all__ = ["LARGE", "Cell", "WrongResultError", "measure", "quartiles", "touch_f
 
 # From this size on, a sample is one call, and free memory is touched before it.
 LARGE = 10_000_000
+
+# From this size on, a call that is not timed comes before each one that is.
+_STEADY_FROM = 1_000_000_000
 
 # A virtual machine may have handed free pages back to its host, who takes its time to return
 # them. Each call would pay for that or not by chance, so this many times the size is taken first.
@@ -152,8 +155,11 @@ def _calls_per_sample(workload: Workload, size: int) -> int:
 
 
 def _sample(
-    contender: Contender, workload: Workload, size: int, calls: int, serials: Iterable[int]
+    contender: Contender, workload: Workload, size: int, calls: int, serials: Iterator[int]
 ) -> tuple[float, float]:
+    if size >= _STEADY_FROM and workload.together is None:
+        # Others took seconds since its last turn, in which libraries give memory back.
+        _in_a_row(contender, workload, [workload.job(size, next(serials))])
     jobs = [workload.job(size, serial) for serial, _ in zip(serials, range(calls), strict=False)]
     touch_free_memory(size, several=workload.tasks > 1)
     gc.collect()
