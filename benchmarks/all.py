@@ -44,7 +44,21 @@ class Part:
 
 
 PARTS = {
-    "compare": Part("compare.py", full=("--repeat", "7"), quick=("--quick",), plots=True),
+    "compare": Part(
+        "compare.py",
+        full=("--repeat", "7", "--sizes", "1KB,100KB,1MB,10MB,100MB"),
+        quick=("--quick",),
+        plots=True,
+    ),
+    # Each library keeps what it has had: 1 GB is for few of them at a time.
+    "large": Part(
+        "compare.py",
+        full=(
+            *("--repeat", "7", "--sizes", "1GB", "--contenders", "raw,proxyexec,ray"),
+            *("--workloads", "argument,result,roundtrip"),
+        ),
+        quick=("--quick", "--workloads", "argument", "--contenders", "raw,proxyexec"),
+    ),
     "store": Part("store.py", quick=("--repeat", "7")),
     "memory": Part("memory.py", quick=("--size", "10MB", "--repeat", "1")),
     "growth": Part(

@@ -24,6 +24,7 @@ page.
 
 _TITLES = {
     "compare": "Beside other pools",
+    "large": "Beside other pools: 1 GB",
     "store": "Beside memory",
     "memory": "Peak memory",
     "growth": "Growth",
