@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.sizes,
         options.repeat,
         available_memory(),
+        contenders=len(options.contenders),
         quick=options.quick,
     )
     for reason in left_out:

@@ -49,6 +49,9 @@ _FEW_SAMPLES = 3
 # task more may add what is stored for it.
 _MEMORY_FOLD = 8
 
+# What each contender may go on holding while the others have their turns.
+_KEPT_FOLD = 2
+
 _LARGE_SIZES = (10 * _MB, 100 * _MB, _GB)
 _NESTED = ("dict", "arrays", "dataframe", "chain")
 
@@ -84,6 +87,7 @@ class Step:
     workload: Workload
     size: int
     samples: int
+    contenders: int
 
     @property
     def title(self) -> str:
@@ -93,7 +97,8 @@ class Step:
     @property
     def memory(self) -> int:
         """How many bytes it may take, at most."""
-        return (_MEMORY_FOLD + self.workload.tasks - 1) * self.size
+        kept = _KEPT_FOLD * self.contenders
+        return (_MEMORY_FOLD + kept + self.workload.tasks - 1) * self.size
 
 
 def make_plan(
@@ -102,6 +107,7 @@ def make_plan(
     samples: int | None,
     available: int | None,
     *,
+    contenders: int,
     quick: bool,
 ) -> tuple[list[Step], list[str]]:
     """Return what to run, and for what is left out a line that says why.
@@ -111,11 +117,12 @@ def make_plan(
         sizes: in bytes; by default those that suit each workload.
         samples: of each; fewer are taken where a call takes seconds.
         available: bytes of memory, where the machine tells.
+        contenders: how many take turns.
         quick: take fewer sizes and samples, where none are given.
     """
     wanted = samples or (_QUICK_SAMPLES if quick else SAMPLES)
     steps = [
-        Step(workload, size, _samples(workload, size, wanted))
+        Step(workload, size, _samples(workload, size, wanted), contenders)
         for workload in (WORKLOADS[name] for name in names)
         for size in _sizes(workload, sizes, quick=quick)
     ]
