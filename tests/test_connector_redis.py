@@ -302,13 +302,13 @@ def test_replies_are_parsed_by_hiredis(connector):
 
 def test_big_frames_are_sent_from_where_they_lie(connector, monkeypatch):
     sent = []
-    joined = _redis_wire._joined
+    joined = _redis_wire.joined
 
-    def spy(buffers):
-        sent.extend(joined(buffers))
-        return joined(buffers)
+    def spy(buffers, small_bytes):
+        sent.extend(joined(buffers, small_bytes))
+        return joined(buffers, small_bytes)
 
-    monkeypatch.setattr(_redis_wire, "_joined", spy)
+    monkeypatch.setattr(_redis_wire, "joined", spy)
     frame = bytearray(1_000_000)
     connector.put("key", [b"small", frame])
     views = [buffer for buffer in sent if isinstance(buffer, memoryview)]

@@ -129,9 +129,9 @@ def in_thread(function, *args):
     return result
 
 
-def test_others_wait_for_who_fetches(caches, server, monkeypatch):
-    one, two = caches(), caches()
-    waiting, fetching = threading.Event(), threading.Event()
+def waits(monkeypatch):
+    """An event that is set when somebody waits for who fetches, however long that takes."""
+    waiting = threading.Event()
     locks = _host_cache._locks
 
     def announced(descriptor):
@@ -140,13 +140,20 @@ def test_others_wait_for_who_fetches(caches, server, monkeypatch):
             waiting.set()
         return locked
 
+    monkeypatch.setattr(_host_cache, "_locks", announced)
+    monkeypatch.setattr(_host_cache, "_PATIENCE", 60)
+    return waiting
+
+
+def test_others_wait_for_who_fetches(caches, server, monkeypatch):
+    one, two = caches(), caches()
+    waiting, fetching = waits(monkeypatch), threading.Event()
+
     def receive(write):
         fetching.set()
         assert waiting.wait(60)
         server.receive(ONE, b"content")(write)
 
-    monkeypatch.setattr(_host_cache, "_locks", announced)
-    monkeypatch.setattr(_host_cache, "_PATIENCE", 60)
     first = in_thread(one.obtain, ONE, 7, receive)
     assert fetching.wait(60)
     second = in_thread(obtain, two, server, ONE, b"content")
@@ -213,17 +220,7 @@ def test_who_is_killed_in_the_middle_is_not_waited_for(caches, server):
 
 def test_who_is_killed_while_others_wait_is_replaced(caches, server, monkeypatch):
     cache = caches()
-    waiting = threading.Event()
-    locks = _host_cache._locks
-
-    def announced(descriptor):
-        locked = locks(descriptor)
-        if not locked:
-            waiting.set()
-        return locked
-
-    monkeypatch.setattr(_host_cache, "_locks", announced)
-    monkeypatch.setattr(_host_cache, "_PATIENCE", 60)
+    waiting = waits(monkeypatch)
     with fetcher("middle") as process:
         result = in_thread(obtain, cache, server, ONE, b"y" * 5000)
         assert waiting.wait(60)

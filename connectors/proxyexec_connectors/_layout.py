@@ -34,9 +34,6 @@ _MAGIC = b"pxframe1"
 _START = struct.Struct("<8sQ")
 _PADDING = bytes(ALIGNMENT)
 
-# Pieces of up to so many bytes are rather copied once more than handled one by one.
-_SMALL = 16 * 1024
-
 
 def flatten(buffer: Buffer) -> memoryview:
     """View any C-contiguous buffer as bytes."""
@@ -63,12 +60,17 @@ def pieces(frames: Frames) -> tuple[list[memoryview | bytes], int]:
     return parts, size
 
 
-def joined(parts: Sequence[memoryview | bytes]) -> list[memoryview | bytes]:
-    """Join what is small with its neighbours, where each piece costs more than its bytes."""
+def joined(parts: Sequence[memoryview | bytes], small_bytes: int) -> list[memoryview | bytes]:
+    """Join what is small with its neighbours, where each piece costs more than its bytes.
+
+    Args:
+        parts: one after the other.
+        small_bytes: those of up to so many are rather copied once more than handled one by one.
+    """
     result: list[memoryview | bytes] = []
     small: list[memoryview | bytes] = []
     for part in parts:
-        if len(part) <= _SMALL:
+        if len(part) <= small_bytes:
             small.append(part)
             continue
         if small:

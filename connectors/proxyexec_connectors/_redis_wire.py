@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from redis import exceptions
 from redis.exceptions import ResponseError
 
+from proxyexec_connectors._layout import joined
+
 if TYPE_CHECKING:
     import socket
 
@@ -207,7 +209,7 @@ def converse(connection: Any, requests: Iterable[Request], window: int) -> list[
     received: list[Any] = []
     for request in requests:
         # No check of the connection's health, which would be in the middle of our replies.
-        connection.send_packed_command(_joined(_packed(request)), check_health=False)
+        connection.send_packed_command(joined(_packed(request), _SMALL_BYTES), check_health=False)
         waiting.append(request)
         if len(waiting) >= window:
             received.append(_received(replies, waiting.popleft()))
@@ -268,23 +270,6 @@ def _packed(request: Request) -> list[bytes | memoryview]:
     if request.atomic:
         buffers.append(_EXEC)
     return buffers
-
-
-def _joined(buffers: list[bytes | memoryview]) -> list[bytes | memoryview]:
-    """Put small neighbours together, to have fewer of them."""
-    joined: list[bytes | memoryview] = []
-    small: list[bytes | memoryview] = []
-    for buffer in buffers:
-        if len(buffer) <= _SMALL_BYTES:
-            small.append(buffer)
-        else:
-            if small:
-                joined.append(b"".join(small))
-                small = []
-            joined.append(buffer)
-    if small:
-        joined.append(b"".join(small))
-    return joined
 
 
 def _translated(error: OSError) -> Exception:

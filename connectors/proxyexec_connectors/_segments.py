@@ -59,6 +59,9 @@ _FREE = "~free"
 # Free segments that are kept, at most; each one is looked at whenever one is needed.
 _KEPT_AT_MOST = 64
 
+# Pieces of an object of up to so many bytes are joined before they are written.
+_SMALL_BYTES = 16 * 1024
+
 # Free segments together may take this part of the memory that is free otherwise.
 _PART_OF_FREE = 4
 
@@ -364,7 +367,7 @@ def _fill(segment: Segment, name: str, parts: Sequence[bytes | memoryview], leng
     mapping = segment.mapping
     mapping.write(0, header(name, length, whole=False))
     position = HEADER_BYTES
-    for part in joined(parts):
+    for part in joined(parts, _SMALL_BYTES):
         mapping.write(position, part)
         position += len(part)
     mapping.write(0, header(name, length))
