@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +28,8 @@ __all__ = ["Lease", "Leases"]
 
 _log = logging.getLogger("proxyexec")
 
-# When nothing has been released for so long, what is kept for the next objects is given back.
+# Whenever nothing was released for so long, the connector may give back what it keeps for the next
+# objects.
 _IDLE_SECONDS = 5.0
 
 
@@ -84,8 +86,8 @@ class Leases:
         name: the store's name, for the log.
         evict: removes the objects under some keys; slow, and may raise.
         home: the store; kept alive by leases, not by this object.
-        release_idle: gives back what the connector keeps for the next objects; called when
-            nothing has been released for a while.
+        release_idle: gives back what the connector keeps for the next objects, given for how
+            many seconds nothing has been released, and tells whether some is kept still.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Leases:
         name: str,
         evict: Callable[[Sequence[str]], None],
         home: object,
-        release_idle: Callable[[], object] | None = None,
+        release_idle: Callable[[float], bool] | None = None,
     ) -> None:
         self.failures = 0
         """Evictions that failed so far."""
@@ -241,18 +243,20 @@ class Leases:
         return messages
 
     def _next(self) -> _Message:
-        if self._release_idle is not None:
+        start, some_is_kept = time.monotonic(), self._release_idle is not None
+        while some_is_kept:
             try:
                 return self._messages.get(timeout=_IDLE_SECONDS)
             except Empty:
-                self._try_to_release_idle(self._release_idle)
+                some_is_kept = self._try_to_release_idle(time.monotonic() - start)
         return self._messages.get()
 
-    def _try_to_release_idle(self, release_idle: Callable[[], object]) -> None:
+    def _try_to_release_idle(self, seconds: float) -> bool:
         try:
-            release_idle()
+            return self._release_idle is not None and self._release_idle(seconds)
         except Exception as error:  # noqa: BLE001 - evicting goes on
             _log.warning("store %r: giving back what is idle failed: %s", self._name, error)
+            return False
 
     def _count(self, messages: list[_Message]) -> tuple[list[str], list[threading.Event], bool]:
         """Return which keys are to be evicted now, who waits for it, and whether to stop."""

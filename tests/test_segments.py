@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from proxyexec import Store, _ownership
-from proxyexec_connectors import _mapping, _segment, _segments
+from proxyexec_connectors import _mapping, _segment, _segments, file
 from proxyexec_connectors.errors import (
     ConnectorFullError,
     ConnectorUnavailableError,
@@ -389,13 +389,17 @@ def test_a_directory_on_disk_has_no_segments(tmp_path):
 
 def test_a_store_that_is_idle_gives_memory_back(monkeypatch):
     monkeypatch.setattr(_ownership, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(file, "_KEPT_SECONDS", 0.03)
     released = threading.Event()
+    asked = []
 
     class Telling(FileConnector):
-        def release_idle(self):
-            super().release_idle()
-            if self.usage().objects == 0:
+        def release_idle(self, seconds):
+            asked.append(seconds)
+            kept = super().release_idle(seconds)
+            if not kept and self.usage().objects == 0:
                 released.set()
+            return kept
 
     with Store("idle", Telling()) as store:
         proxy = store.proxy(pattern(1))
@@ -403,6 +407,41 @@ def test_a_store_that_is_idle_gives_memory_back(monkeypatch):
         del proxy
         assert released.wait(30)
         assert free_names(store.connector) == []
+        assert asked == sorted(asked)
+        assert asked[0] >= 0.01
+
+
+def test_while_a_store_is_idle_what_it_keeps_makes_room_for_others(small_tmpfs):
+    connector = FileConnector(small_tmpfs)
+    for number in range(2):
+        connector.put(str(number), [pattern(number, 5 << 20)])
+    connector.evict(["0", "1"])
+    assert len(free_names(connector)) == 2
+    assert connector.release_idle(5.0)
+    assert len(free_names(connector)) == 2
+    (small_tmpfs / "others").write_bytes(bytes(26 << 20))
+    assert connector.release_idle(10.0)
+    assert len(free_names(connector)) == 1
+    (small_tmpfs / "others too").write_bytes(bytes(16 << 20))
+    assert not connector.release_idle(15.0)
+    assert free_names(connector) == []
+    connector.close()
+
+
+def test_evicting_from_a_session_that_goes_meanwhile_is_no_failure(monkeypatch):
+    """The program ends, and the thread that evicts has not."""
+    connector = FileConnector()
+    connector.put("one", [pattern(1)])
+    evict = file._evict
+
+    def evict_and_close(*arguments):
+        recycled = evict(*arguments)
+        connector.close()
+        return recycled
+
+    monkeypatch.setattr(file, "_evict", evict_and_close)
+    monkeypatch.setattr(_segments, "_TRIMMED_EVERY", 0)
+    connector.evict(["one"])
 
 
 def test_a_connector_that_cannot_give_memory_back_does_not_stop_evicting(monkeypatch):
@@ -410,7 +449,7 @@ def test_a_connector_that_cannot_give_memory_back_does_not_stop_evicting(monkeyp
     failed = threading.Event()
 
     class Failing(FileConnector):
-        def release_idle(self):
+        def release_idle(self, seconds):
             failed.set()
             raise OSError("no")
 

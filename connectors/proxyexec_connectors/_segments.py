@@ -197,14 +197,16 @@ class Segments:
         if len(self._recycled) > _KEPT_AT_MOST:  # others may have taken them
             self._recycled.pop(next(iter(self._recycled)), None)
 
-    def trim(self, free_bytes: Callable[[], int]) -> None:
-        """Discard free segments until there are not too many; not each time, as it takes a while.
+    def trim(self, free_bytes: Callable[[], int], *, at_once: bool = False) -> bool:
+        """Discard free segments until there are not too many; tell whether there are some left.
 
         Args:
             free_bytes: tells what may be written in this place beside them.
+            at_once: whether to count them in any case, which takes a while.
         """
-        if self._untrimmed < _TRIMMED_EVERY and self._untrimmed_bytes < self._few_bytes:
-            return
+        few = self._untrimmed < _TRIMMED_EVERY and self._untrimmed_bytes < self._few_bytes
+        if few and not at_once:
+            return True
         self._untrimmed = self._untrimmed_bytes = 0
         kept = self._free_ones()
         total = sum(size for _, _, size in kept)
@@ -215,10 +217,11 @@ class Segments:
         )  # as so many may come before the next time
         for name, _, size in kept:
             if excess <= 0 and total <= allowed:
-                return
+                return True
             self._discard(name)
             excess -= 1
             total -= size
+        return False
 
     def discard_free(self) -> bool:
         """Discard all free segments; tell whether there were any."""

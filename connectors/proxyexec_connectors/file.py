@@ -18,6 +18,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import math
 import os
 import re
 import tempfile
@@ -54,6 +55,9 @@ _MAPPED_FROM = 64 * 1024
 
 # Objects from this size on look for room before they are written, not while.
 _LARGE = 1024 * 1024
+
+# For so long, memory is kept for the next objects when there are none.
+_KEPT_SECONDS = 60.0
 
 # Shared memory is memory: leave this much of the machine's to programs.
 _MEMORY_RESERVE = 256 * 1024 * 1024
@@ -214,7 +218,7 @@ class FileConnector:
                 except OSError as error:
                     failure = failure or error
             if recycled:
-                segments.trim(functools.partial(_free_bytes, segments.place))
+                _trim(segments)
         if failure is not None:
             raise self._translated(failure) from failure
 
@@ -240,10 +244,23 @@ class FileConnector:
                         sizes.append(size)
         return Usage(len(sizes), sum(sizes))
 
-    def release_idle(self) -> None:
-        """Give back memory that is kept for the next objects."""
+    def release_idle(self, seconds: float = math.inf) -> bool:
+        """Give back memory that is kept for the next objects.
+
+        Args:
+            seconds: how long nothing has been evicted. Up to a minute, only what is too much beside
+                the memory that others have left by now is given back.
+
+        Returns:
+            Whether some is kept still.
+        """
+        kept = False
         for segments in self._segments:
-            segments.discard_free()
+            if seconds < _KEPT_SECONDS:
+                kept |= _trim(segments, at_once=True)
+            else:
+                segments.discard_free()
+        return kept
 
     def close(self) -> None:
         self._closed = True
@@ -415,6 +432,13 @@ def _read(path: str) -> Buffer:
         return buffer
     finally:
         os.close(descriptor)
+
+
+def _trim(segments: Segments, *, at_once: bool = False) -> bool:
+    try:
+        return segments.trim(functools.partial(_free_bytes, segments.place), at_once=at_once)
+    except FileNotFoundError:  # the session is closed, or swept, at the same time
+        return False
 
 
 def _free_bytes(place: str) -> int:
