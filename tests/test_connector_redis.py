@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -785,7 +786,7 @@ def test_a_dead_owners_session_is_swept(redis_url, client):
     address = killed_owner(redis_url)
     with closing(attach(address)) as orphan:
         assert orphan.exists("key")
-        temporary = orphan._names.new_temporary()
+        temporary = orphan._names.new_temporary("key")
         client.hset(orphan._names.prefix + temporary, "0", b"a part")
         client.hset(orphan._names.index, temporary, b"")
         with closing(RedisConnector(redis_url)):
@@ -1061,3 +1062,36 @@ def test_urls_of_every_kind_can_be_spoken_of():
         assert again.public == public
         assert again.session == "s"
         assert urlsplit(again.given).password is None
+
+
+def test_what_a_dead_writer_left_goes_when_its_key_is_evicted(redis_url, connector, client):
+    """A worker that is killed in the middle: its client evicts the key that nobody can see."""
+    whole, half = connector._names, b"x" * (3 << 20)
+    writer = multiprocessing.get_context("fork").Process(target=_die_in_a_put, args=(connector,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    left = client.keys(whole.prefix + b"t:*")
+    assert len(left) == 1
+    connector.put("another", [half])
+    connector.evict(["something else", "victi"])
+    assert client.keys(whole.prefix + b"t:*") == left
+    connector.evict(["victim"])
+    assert not client.keys(whole.prefix + b"t:*")
+    assert client.hkeys(whole.index) == [b"o:another"]
+    assert connector.get("another") == [half]
+
+
+def _die_in_a_put(connector):
+    requests = connector._put_in_steps
+
+    def some(parcel, field):
+        yield next(iter(requests(parcel, field)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    connector._put_in_steps = some
+
+    connector_module._WINDOW = (
+        1  # the first one has been carried out before the second is asked for
+    )
+    connector.put("victim", [b"x" * (3 << 20)])

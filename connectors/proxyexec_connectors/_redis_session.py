@@ -36,9 +36,20 @@ _CHUNK = 1000
 
 # A script and not a transaction: a server without memory queues no transaction, not even one
 # that would free some.
+# Where there is no object, one may have been on its way when its writer died: then what is there
+# of it goes, which takes a look at the whole index.
 _UNLINK = """
-redis.call('UNLINK', unpack(KEYS, 2))
+local found = redis.call('UNLINK', unpack(KEYS, 2))
 redis.call('HDEL', KEYS[1], unpack(ARGV))
+if found == #ARGV then return end
+local evicted, prefix = {}, string.sub(KEYS[1], 1, -6)
+for _, field in ipairs(ARGV) do evicted[string.sub(field, 3)] = true end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(field, 1, 2) == 't:' and evicted[string.sub(field, 3, -18)] then
+    redis.call('UNLINK', prefix .. field)
+    redis.call('HDEL', KEYS[1], field)
+  end
+end
 """
 
 # The session is forgotten in the same step that finds its index empty: a worker of a dead
@@ -64,9 +75,10 @@ class Names:
         """The index's field for the object under ``key``; its key's name without the prefix."""
         return b"o:" + key.encode("utf-8", "surrogatepass")
 
-    def new_temporary(self) -> bytes:
-        """A field for an object that is being written."""
-        return b"t:" + secrets.token_hex(8).encode()
+    def new_temporary(self, key: str) -> bytes:
+        """A field for an object that is being written; it ends in 16 digits of its own."""
+        name = self.field_of(key).removeprefix(b"o:")
+        return b"t:%b:%b" % (name, secrets.token_hex(8).encode())
 
 
 def chunks(names: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

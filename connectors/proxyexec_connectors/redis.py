@@ -419,7 +419,7 @@ class _Parcel(NamedTuple):
 
 def _parcel(names: Names, key: str, frames: Frames) -> _Parcel:
     run, size = run_of(frames)
-    return _Parcel(key, run, size, names.new_temporary() if size > _STRING_BYTES else None)
+    return _Parcel(key, run, size, names.new_temporary(key) if size > _STRING_BYTES else None)
 
 
 class _CurrentOnes:
