@@ -10,6 +10,9 @@ import nox
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
+# Tests wait for other processes half of their time, so two of them run at once.
+TWO_AT_ONCE = ["--numprocesses=2"]
+
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
@@ -27,14 +30,15 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, with every extra, on each Python that is installed."""
     install(session, "test", "redis-server", extras="[redis]")
-    session.run("pytest", *session.posargs, env={"PROXYEXEC_REQUIRE_REDIS": "1"})
+    arguments = session.posargs or TWO_AT_ONCE
+    session.run("pytest", *arguments, env={"PROXYEXEC_REQUIRE_REDIS": "1"})
 
 
 @nox.session
 def tests_core(session: nox.Session) -> None:
     """Run the tests with nothing installed that the core can do without."""
     install(session, "test-core")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or TWO_AT_ONCE))
 
 
 @nox.session
@@ -44,6 +48,14 @@ def tests_long(session: nox.Session) -> None:
     session.install("pyarrow", "scipy")
     modules = session.posargs or ["tests/test_differential.py", "tests/test_machine.py"]
     session.run("pytest", *modules, env={"PROXYEXEC_LONG": "1"})
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Do to programs what can happen to them, many times, and write docs/reliability.md."""
+    install(session, "test", "redis-server", extras="[redis]")
+    environment = {"PROXYEXEC_REQUIRE_REDIS": "1"}
+    session.run("python", "-m", "tests.chaos.report", *session.posargs, env=environment)
 
 
 @nox.session(python=["3.12", "3.13"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,9 @@ from typing import Protocol
 import pytest
 
 KINDS = ("tmpfs", "disk", "redis")
+
+# A tmpfs of its own, which can be filled; takes a user who may mount.
+MOUNTED = "mounted tmpfs"
 
 
 class Place(Protocol):
@@ -64,6 +69,38 @@ class DirectoryPlace:
         return total
 
 
+class MountedPlace(DirectoryPlace):
+    """A file system of its own, that can be filled by somebody else."""
+
+    def __init__(self, directory: Path) -> None:
+        self._filler = directory / "filler"
+        directory = directory / "objects"
+        directory.mkdir(mode=0o700)
+        super().__init__(directory)
+
+    def residue(self) -> list[str]:
+        names = super().residue()
+        status = os.statvfs(self.directory)
+        used = (status.f_blocks - status.f_bfree) * status.f_frsize
+        # Memory of files that have no name any more, but are open or mapped somewhere.
+        return names if names or used < 1 << 16 else [f"{used} bytes without a name"]
+
+    def fill(self, left: int) -> None:
+        """Take all the room, but for some bytes."""
+        with self._filler.open("wb", buffering=0) as file:
+            size, some = 0, bytes(1 << 20)
+            try:
+                while written := file.write(some):
+                    size += written
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+            file.truncate(max(size - left, 0))
+
+    def make_room(self) -> None:
+        """Give it back."""
+        self._filler.unlink()
+
+
 class RedisPlace:
     """A Redis server of one's own."""
 
@@ -97,4 +134,13 @@ def place_of(kind: str) -> Iterator[Place]:
     # Not pytest's directory: the path stands in every reference.
     parent = "/dev/shm" if kind == "tmpfs" else "/var/tmp"
     with tempfile.TemporaryDirectory(prefix="pxc-", dir=parent) as directory:
-        yield DirectoryPlace(Path(directory))
+        if kind != MOUNTED:
+            yield DirectoryPlace(Path(directory))
+            return
+        mount = ["mount", "-t", "tmpfs", "-o", "size=512m,mode=700", "tmpfs", directory]
+        if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting takes a user who may")
+        try:
+            yield MountedPlace(Path(directory))
+        finally:
+            subprocess.run(["umount", "-l", directory], check=True)
