@@ -130,12 +130,19 @@ def test_other_programs_locks_are_not_swept(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_link_in_the_usual_place_is_refused(tmp_path, shared_memory):
+def test_a_link_in_the_usual_place_is_not_followed(tmp_path, shared_memory):
     usual = shared_memory / f"proxyexec-{os.geteuid()}"
     usual.symlink_to(tmp_path)
     try:
+        connector = FileConnector()
+        connector.put("key", [b"x"])
+        assert FileConnector.attach(connector.address).get("key")[0] == b"x"
+        assert connector._places[0].startswith(f"{usual}-")
+        connector.close()
+        assert list(tmp_path.iterdir()) == []
+        # Who asks for it by its name gets that one, or none.
         with pytest.raises(UnsafeDirectoryError, match="not a directory"):
-            FileConnector()
+            FileConnector(usual)
     finally:
         usual.unlink()
 

@@ -89,7 +89,8 @@ class Segment:
         Raises:
             OSError: there is none, or no descriptor or mapping to be had.
         """
-        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC), shared=shared)
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        return cls(os.open(path, flags), shared=shared)
 
     @classmethod
     def made(cls, directory: str, size: int) -> Segment:
@@ -145,6 +146,14 @@ class Segment:
         """Return what stands before the object."""
         # Not through the mapping: the segment may have been discarded, its pages being gone.
         return os.pread(self._descriptor, HEADER_BYTES, 0)
+
+    def is_at(self, path: str) -> bool:
+        """Tell whether it is the file at ``path``, and has all its pages still."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return (status.st_ino, status.st_size) == (self.number, self.size)
 
     def is_discarded(self) -> bool:
         """Tell whether it has no name any more."""

@@ -157,20 +157,27 @@ class Segments:
             self._put_back(segment, self._for_writing)
         return True
 
-    def read(self, name: str, number: int) -> memoryview | None:
+    def read(self, name: str, number: int, size: int) -> memoryview | None:
         """Return the bytes of an object, private to the caller.
 
         Args:
             name: of the file.
             number: of the inode that the name was seen to lead to. If it does not any more,
                 nothing is returned: there may be another object, or none.
+            size: of the file, as it was seen then.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: what is there is no object.
         """
         path = f"{self.place}/{name}"
-        segment = self._for_reading.pop(number, None) or Segment.opened(path, shared=False)
+        segment = self._for_reading.pop(number, None)
+        if segment is not None and segment.size != size:
+            # Not by us: who discards a segment takes its name first. Pages may be missing, and
+            # whoever looks at one is killed.
+            segment.close()
+            segment = None
+        segment = segment or Segment.opened(path, shared=False)
         try:
             if segment.number == number:
                 length = self._locked(segment, path, name)
@@ -275,7 +282,7 @@ class Segments:
             if segment.lock(fcntl.LOCK_EX):
                 self._recycled.pop(name, None)
                 # Between looking and locking, it may have been taken and be an object by now.
-                if segment.size >= size and number_of(path) == segment.number:
+                if segment.size >= size and segment.is_at(path):
                     return segment, path
                 segment.unlock()
             self._put_back(segment, self._for_writing)
@@ -355,11 +362,12 @@ class Segments:
         except FileNotFoundError:
             return []
         names.sort()
-        return [(name, *_hints(name)) for name in names]
+        return [(name, *hints) for name in names if (hints := _hints(name)) is not None]
 
     def _discard(self, name: str) -> None:
         self._recycled.pop(name, None)
-        segment = self._for_writing.pop(_hints(name)[0], None)
+        hints = _hints(name)
+        segment = None if hints is None else self._for_writing.pop(hints[0], None)
         discard(f"{self._free}/{name}")
         if segment is not None:
             self._put_back(segment, self._for_writing)
@@ -379,6 +387,8 @@ def _fill(segment: Segment, name: str, parts: Sequence[bytes | memoryview], leng
 def discard_all(place: str) -> None:
     """Remove all segments in a session's directory that is being removed."""
     for directory in (f"{place}/{_FREE}", place):
+        if os.path.islink(directory):  # to segments that may be in use
+            continue
         with contextlib.suppress(OSError), os.scandir(directory) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
@@ -388,9 +398,13 @@ def discard_all(place: str) -> None:
                         discard(entry.path)
 
 
-def _hints(name: str) -> tuple[int, int]:
-    _, number, size = name.split("-")
-    return int(number, 16), int(size, 16)
+def _hints(name: str) -> tuple[int, int] | None:
+    """Return what the name of a free segment says of it: inode number and size."""
+    try:
+        _, number, size = name.split("-")
+        return int(number, 16), int(size, 16)
+    except ValueError:  # somebody else's file
+        return None
 
 
 def _rename(source: str, target: str) -> bool:

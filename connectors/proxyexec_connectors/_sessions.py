@@ -5,6 +5,10 @@ Its owner holds an exclusive ``flock`` on the lock file; the kernel lets go of i
 dies, however it dies. Whoever opens a session in the same root first *sweeps*: a lock that can
 be taken belongs to nobody alive, so its session is removed.
 
+Others may be able to rename what is above the root, and put something of theirs in its place. So
+the root is looked at, and the session made in it, by one descriptor: a session is in a directory
+that only we write to, or it is not made. Its name then is a secret, as nobody else can list that.
+
 Why ``flock``: POSIX record locks never conflict within one process (a process could sweep its
 own sessions) and are lost when any descriptor of the file is closed. The trap of ``flock`` is
 that forked children inherit it, so that an orphaned worker would keep a dead owner's session
@@ -18,16 +22,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
 import shutil
 import stat
+from collections.abc import Iterator
 
 from proxyexec_connectors._segments import discard_all
 from proxyexec_connectors.errors import UnsafeDirectoryError
 
-__all__ = ["Session", "close", "close_in_children", "remove_directory", "sweep"]
+__all__ = [
+    "Session",
+    "check_attached",
+    "close",
+    "close_in_children",
+    "is_name",
+    "new_name",
+    "remove_directory",
+    "session_in_place",
+    "sweep",
+]
+
+_logger = logging.getLogger("proxyexec_connectors")
 
 # How names of sessions start, what the names of their locks end in, and what is added to the
 # name of a session that is being removed.
@@ -35,6 +53,7 @@ _PREFIX = "session-"
 _LOCK = ".lock"
 _GOING = "~"
 
+_IS_NAME = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}").fullmatch
 _IS_LOCK = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}" + re.escape(_LOCK)).fullmatch
 
 
@@ -56,6 +75,7 @@ class Session:
     def __init__(self, root: str, name: str, *, ours: bool, shared: bool = False) -> None:
         self.root = root
         self.path = os.path.join(root, name)
+        self._name = name
         self._removes_root = ours
         self._shared = shared
         self._descriptor = self._create()
@@ -65,22 +85,34 @@ class Session:
         # Another session's remove() may take an empty root away between our steps: try again.
         for _ in range(100):
             with contextlib.suppress(FileNotFoundError):
-                self._removes_root |= _secure(self.root, ours=self._removes_root)
-                sweep(self.root)
-                descriptor = self._lock()
-                if descriptor is not None:
-                    try:
-                        with contextlib.suppress(*((FileExistsError,) if self._shared else ())):
-                            os.mkdir(self.path, 0o700)
-                    except BaseException:
-                        os.close(descriptor)
-                        raise
-                    return descriptor
+                root, made = _secure(self.root, ours=self._removes_root)
+                self._removes_root |= made
+                try:
+                    sweep(self.root)
+                    descriptor = self._lock(root)
+                    if descriptor is not None:
+                        try:
+                            self._make(root)
+                        except BaseException:
+                            os.close(descriptor)
+                            raise
+                        return descriptor
+                finally:
+                    os.close(root)
         raise UnsafeDirectoryError(self.root, "it vanishes as often as it is made")
 
-    def _lock(self) -> int | None:
-        lock = self.path + _LOCK
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _make(self, root: int) -> None:
+        try:
+            os.mkdir(self._name, 0o700, dir_fd=root)
+        except FileExistsError:
+            if not self._shared:
+                raise
+            # Made by one of us, or by somebody who could write to the root at some time.
+            _check(self.path, os.stat(self._name, dir_fd=root, follow_symlinks=False))
+
+    def _lock(self, root: int) -> int | None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(self._name + _LOCK, flags, 0o600, dir_fd=root)
         try:
             fcntl.flock(
                 descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
@@ -117,6 +149,56 @@ class Session:
         except OSError:
             return False
         return True
+
+
+def session_in_place(usual: str, name: str) -> Session:
+    """Open a session in a directory of ours, in a place that everybody may write to.
+
+    Anybody can guess what our directory is called, and take the name. Then another directory is
+    used, whose name nobody can know before it is there.
+
+    Args:
+        usual: the directory, if it is ours or can be.
+        name: the session's id.
+
+    Raises:
+        OSError: nothing can be made in that place.
+    """
+    for root in _known_roots(usual):
+        try:
+            return Session(root, name, ours=True)
+        except UnsafeDirectoryError as refusal:
+            _logger.info("another directory is used: %s", refusal)
+    return Session(f"{usual}-{secrets.token_hex(8)}", name, ours=True)
+
+
+def _known_roots(usual: str) -> Iterator[str]:
+    yield usual
+    # What others of our processes use: so that what dead ones leave there is swept.
+    place, name = os.path.split(usual)
+    is_further = re.compile(re.escape(name) + "-[0-9a-f]{16}").fullmatch
+    further = []
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        further = [entry for entry in entries if is_further(entry.name)]
+    for entry in further:
+        with contextlib.suppress(FileNotFoundError):
+            if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
+                yield entry.path
+
+
+def is_name(name: str) -> bool:
+    """Tell whether something is the id of a session, and leads nowhere else."""
+    return _IS_NAME(name) is not None
+
+
+def check_attached(path: str) -> None:
+    """See to it that a session that somebody told us of, if it is there, is one of ours.
+
+    Raises:
+        UnsafeDirectoryError: others may have put there what they like.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _check(path, os.stat(path, follow_symlinks=False))
 
 
 def remove_directory(path: str) -> None:
@@ -179,22 +261,42 @@ def _remove(path: str) -> None:
             os.unlink(path + _LOCK)
 
 
-def _secure(root: str, *, ours: bool) -> bool:
-    """See to it that ``root`` is a directory that only we write to; tell if we made it."""
+def _secure(root: str, *, ours: bool) -> tuple[int, bool]:
+    """Open a directory that only we write to; tell also if we made it."""
     made = False
     if not os.path.isdir(root):
         with contextlib.suppress(FileExistsError):
-            os.makedirs(root, 0o700)
+            _make_directory(root)
             made = True
     # A link may be what a user wants, but nobody has a reason to put one in our place.
-    status = os.stat(root, follow_symlinks=not ours)
+    descriptor = os.open(root, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if ours else 0))
+    try:
+        _check(root, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, made
+
+
+def _make_directory(path: str) -> None:
+    """Make a directory, and those above it that are missing, for nobody else to write to."""
+    missing = [path]
+    while not os.path.isdir(above := os.path.dirname(missing[-1])):
+        missing.append(above)
+    for directory in reversed(missing[1:]):
+        with contextlib.suppress(FileExistsError):
+            # Whatever the umask allows: who may rename what is in it, may replace that.
+            os.mkdir(directory, 0o755)
+    os.mkdir(path, 0o700)
+
+
+def _check(path: str, status: os.stat_result) -> None:
     if not stat.S_ISDIR(status.st_mode):
-        raise UnsafeDirectoryError(root, "it is not a directory")
+        raise UnsafeDirectoryError(path, "it is not a directory")
     if status.st_uid != os.geteuid():
-        raise UnsafeDirectoryError(root, f"it belongs to user {status.st_uid}; choose another one")
+        raise UnsafeDirectoryError(path, f"it belongs to user {status.st_uid}; choose another one")
     if status.st_mode & 0o022:
-        raise UnsafeDirectoryError(root, f"others may write into it; run: chmod go-w {root}")
-    return made
+        raise UnsafeDirectoryError(path, f"others may write into it; run: chmod go-w {path}")
 
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}

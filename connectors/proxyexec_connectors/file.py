@@ -31,7 +31,13 @@ from proxyexec_connectors._layout import pieces, split
 from proxyexec_connectors._mapping import map_private
 from proxyexec_connectors._segment import give_name, header, length_in
 from proxyexec_connectors._segments import SEGMENT_FROM, Segments
-from proxyexec_connectors._sessions import Session, new_name
+from proxyexec_connectors._sessions import (
+    Session,
+    check_attached,
+    is_name,
+    new_name,
+    session_in_place,
+)
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
     ConnectorError,
@@ -71,6 +77,11 @@ _ALL_IN_FIRST = f"{_UNFINISHED}all-in-first"
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
+# Whatever has the name of an object: opening it does not wait for a pipe's other end, nor does it
+# lead elsewhere. What is no file then is one of these errors, or empty.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NO_FILE = {errno.ELOOP, errno.EISDIR, errno.ENXIO}
+
 # A single writev() takes at most this many pieces.
 _PIECES_AT_ONCE = min(1024, os.sysconf("SC_IOV_MAX"))
 
@@ -85,7 +96,9 @@ class FileConnector:
 
     Raises:
         UnsafeDirectoryError: a directory belongs to another user, or others may write into it.
+            Where none was named, and somebody has taken the usual one, another one is used.
         ConnectorUnavailableError: a directory cannot be made.
+        ValueError: a directory has a name that no file system takes.
     """
 
     def __init__(
@@ -101,7 +114,13 @@ class FileConnector:
         session = new_name()
         sessions: list[Session] = []
         try:
-            sessions.extend(Session(root, session, ours=root in usual) for root in roots)
+            for root in roots:
+                ours = root in usual
+                # A directory that was asked for by its name is that one or none.
+                if ours and directory is None:
+                    sessions.append(session_in_place(root, session))
+                else:
+                    sessions.append(Session(root, session, ours=ours))
         except OSError as error:
             _remove(sessions, os.getpid())
             if isinstance(error, ConnectorError):
@@ -110,12 +129,13 @@ class FileConnector:
         except BaseException:
             _remove(sessions, os.getpid())
             raise
+        roots = [one.root for one in sessions]
         self._set_up(session, roots, weakref.finalize(self, _remove, sessions, os.getpid()))
         try:
             for segments in self._segments:
                 segments.make()
-            with open(f"{self._places[0]}/{_ALL_IN_FIRST}", "xb"):
-                pass
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(f"{self._places[0]}/{_ALL_IN_FIRST}", flags, 0o600))
         except OSError as error:
             self.close()
             raise ConnectorUnavailableError(self.url, str(error)) from error
@@ -144,9 +164,27 @@ class FileConnector:
 
     @classmethod
     def attach(cls, address: str) -> FileConnector:
+        """Open an existing session, without owning it.
+
+        Raises:
+            ValueError: this is not the address of a session.
+            UnsafeDirectoryError: the session belongs to another user.
+        """
         parts = urlsplit(address)
         options = parse_qs(parts.query)
-        return _attach(cls, options["session"][0], [unquote(parts.path), *options.get("spill", [])])
+        roots = [unquote(parts.path), *options.get("spill", [])]
+        session = options.get("session", [""])[0]
+        if not is_name(session) or any(root[:1] != "/" or "\0" in root for root in roots):
+            raise ValueError(f"{address!r} is not the address of a session")
+        connector = _attach(cls, session, roots)
+        for place in connector._places:
+            try:
+                check_attached(place)
+            except OSError as error:
+                if isinstance(error, ConnectorError):
+                    raise
+                raise connector._translated(error) from error
+        return connector
 
     def __reduce__(self) -> tuple[object, ...]:
         return _attach, (type(self), self._session, self._roots)
@@ -197,6 +235,8 @@ class FileConnector:
             buffer = self._read(name)
             return None if buffer is None else split(buffer)
         except OSError as error:
+            if error.errno in _NO_FILE:
+                raise CorruptObjectError(self.url, key, "it is no file") from error
             raise self._translated(error) from error
         except ValueError as error:
             raise CorruptObjectError(self.url, key, str(error)) from error
@@ -316,10 +356,10 @@ class FileConnector:
             with contextlib.suppress(FileNotFoundError):
                 while True:
                     path = f"{segments.place}/{name}"
-                    status = os.stat(path)
+                    status = os.lstat(path)
                     if status.st_size < SEGMENT_FROM or not segments.works:
                         return _read(path)
-                    buffer = segments.read(name, status.st_ino)
+                    buffer = segments.read(name, status.st_ino, status.st_size)
                     if buffer is not None:
                         return buffer
         return None
@@ -415,7 +455,7 @@ def _write_all(descriptor: int, parts: Sequence[Buffer]) -> None:
 
 
 def _read(path: str) -> Buffer:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, _READ)
     try:
         size = os.fstat(descriptor).st_size
         if size >= _MAPPED_FROM:
