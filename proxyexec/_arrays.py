@@ -29,6 +29,7 @@ _SMALLEST = 2048
 
 # Types of numbers, as numpy abbreviates them. Others have more to them than that.
 _NUMBERS = frozenset("?bhilqpBHILQPefdgFDG")
+_CHARS = frozenset(char.encode() for char in _NUMBERS)
 
 
 def is_array_type(kind: Any) -> bool:
@@ -81,11 +82,19 @@ def array_in(header: bytes, buffer: Buffer) -> Any:
         Exception: the header does not describe the buffer.
     """
     char, order, writable = _HEADER.unpack_from(header)
+    # Others would have numpy take the bytes for addresses of objects, or for nothing.
+    if char not in _CHARS:
+        raise ValueError(f"{char!r} is no type of numbers")
     shape = struct.unpack(f"<{(len(header) - _HEADER.size) // 8}q", header[_HEADER.size :])
+    if min(shape, default=0) < 0:  # numpy would work it out
+        raise ValueError(f"there are no arrays of shape {shape}")
     view = memoryview(buffer)
     if writable and view.readonly:
         view = memoryview(bytearray(view))
     elif not writable:
         view = view.toreadonly()
     numpy = import_module("numpy")
-    return numpy.ndarray(shape, char.decode(), view, order=order.decode())
+    array = numpy.ndarray(shape, char.decode(), view, order=order.decode())
+    if array.nbytes != view.nbytes:
+        raise ValueError(f"an array of {array.nbytes} bytes in {view.nbytes}")
+    return array

@@ -93,7 +93,13 @@ def traits_of(kind: type) -> int:
 
 
 def namespace_for(traits: int) -> dict[str, Any]:
-    """Return what a proxy class must have, beside wrapt's methods, for its targets' traits."""
+    """Return what a proxy class must have, beside wrapt's methods, for its targets' traits.
+
+    Raises:
+        ValueError: there are no such traits.
+    """
+    if not (isinstance(traits, int) and 0 <= traits < 1 << len(_TRAITS)):
+        raise ValueError(f"there are no traits {traits!r}")
     namespace: dict[str, Any] = {}
     for bit, trait in enumerate(_TRAITS):
         if not traits >> bit & 1:

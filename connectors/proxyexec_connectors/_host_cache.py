@@ -71,6 +71,9 @@ _MAGIC = b"pxcache1"
 
 _is_session = re.compile("[0-9a-f]{16}").fullmatch
 
+# Nobody waits for the other end of a pipe that has the name of a file.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 class Known(NamedTuple):
     """One object of possibly several that a key has led to."""
@@ -221,7 +224,7 @@ class HostCache:
         found = {}
         for entry in sorted(self._entries(), key=lambda one: one.used)[:_ASKED_ABOUT]:
             with contextlib.suppress(OSError):
-                descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(entry.path, _READ)
                 try:
                     known = _known(descriptor)
                 finally:
@@ -296,7 +299,7 @@ def _claimed(work: str) -> Iterator[int | None]:
 def _wait_for(work: str) -> None:
     """Wait until a work file is finished; if nobody is at it, take its name away."""
     try:
-        descriptor = os.open(work, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(work, _READ)
     except FileNotFoundError:
         return
     _sessions.close_in_children(descriptor)
@@ -318,7 +321,7 @@ def _wait_for(work: str) -> None:
 def _is_abandoned(work: str) -> bool:
     """Tell whether nobody is at a work file, and remove it then."""
     try:
-        descriptor = os.open(work, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(work, _READ)
     except OSError:
         return True
     _sessions.close_in_children(descriptor)
@@ -367,7 +370,7 @@ def _named(descriptor: int, path: str, known: Known) -> bool:
 
 def _opened(path: str, known: Known, size: int) -> mmap.mmap | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, _READ)
     except FileNotFoundError:
         return None
     try:
@@ -381,7 +384,7 @@ def _opened(path: str, known: Known, size: int) -> mmap.mmap | None:
 
 def _is_known(path: str, known: Known) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, _READ)
         try:
             found = _known(descriptor)
             return found is not None and found[0] == known
@@ -400,10 +403,16 @@ def _known(descriptor: int) -> tuple[Known, int] | None:
     end = os.fstat(descriptor).st_size - _TRAILER.size
     if end < 0:
         return None
-    token, size, length, magic = _TRAILER.unpack(os.pread(descriptor, _TRAILER.size, end))
+    trailer = os.pread(descriptor, _TRAILER.size, end)
+    if len(trailer) < _TRAILER.size:  # cut meanwhile
+        return None
+    token, size, length, magic = _TRAILER.unpack(trailer)
     if magic != _MAGIC or size + length != end:
         return None
-    key = os.pread(descriptor, length, size).decode("utf-8", "surrogatepass")
+    try:
+        key = os.pread(descriptor, length, size).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
     return Known(key, token), size
 
 

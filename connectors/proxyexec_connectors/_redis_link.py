@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff, NoBackoff
@@ -41,6 +42,9 @@ _open_pool: Any = BlockingConnectionPool
 _RETRIES = 5
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
+# A process cannot have more descriptors than that, usually.
+_CONNECTIONS_AT_MOST = 1 << 16
+
 _T = TypeVar("_T")
 
 
@@ -65,6 +69,8 @@ class Place:
         try:
             parts = urlsplit(url)
             settings = _parse_url(url)
+            if _is_miswritten(parts):
+                raise ValueError
         except ValueError:
             # Not chained: the message may quote a piece of an unescaped password.
             raise ValueError(
@@ -92,7 +98,12 @@ class Place:
         ]
         for name in settings:
             if name not in _SETTINGS and not name.startswith(("ssl_", "socket_")):
-                raise ValueError(f"unknown option {name!r} in the query of {self.public}")
+                # Not quoted: a password with a "?" or "&" that was not encoded ends up here.
+                known = ", ".join(sorted({*Options._fields, *_SETTINGS} - _NOT_IN_QUERIES))
+                raise ValueError(
+                    f"unknown option in the query of {self.public}: there are {known}, "
+                    "and those of redis-py that start with ssl_ or socket_"
+                )
 
     def with_options(self, options: Options) -> Options:
         """``options``, with those from the URL's query in their place."""
@@ -102,6 +113,14 @@ class Place:
         )
         if min(chosen[:-1]) <= 0 or chosen.host_cache < 0:
             raise ValueError(f"every option of {self.public} must be above zero: {chosen}")
+        # No clock takes longer times, nor those that are no numbers; and redis-py makes a queue
+        # with a place for each connection.
+        times = (chosen.ttl, chosen.grace, chosen.timeout)
+        if not (
+            all(one <= threading.TIMEOUT_MAX for one in times)
+            and chosen.max_connections <= _CONNECTIONS_AT_MOST
+        ):
+            raise ValueError(f"an option of {self.public} is too large: {chosen}")
         return chosen
 
     def address(self, session: str, options: Options) -> str:
@@ -110,10 +129,17 @@ class Place:
         return f"{self.public}{'&' if '?' in self.public else '?'}{urlencode(named)}"
 
 
+def _is_miswritten(parts: SplitResult) -> bool:
+    """Tell whether a password was cut in pieces, as it was not encoded."""
+    in_path = "@" in parts.path and (parts.scheme != "unix" or bool(parts.netloc))
+    return in_path or "@" in parts.fragment
+
+
 _SETTINGS = {
     *("connection_class", "host", "port", "path", "db", "username", "password"),
     *("client_name", "health_check_interval"),
 }
+_NOT_IN_QUERIES = {"connection_class", "host", "port", "path"}
 
 
 class Link:

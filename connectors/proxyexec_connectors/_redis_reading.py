@@ -51,11 +51,13 @@ def _receive_string(replies: Replies) -> Start | Refusal | None:
 
 
 def _receive_hash(replies: Replies) -> Start | Refusal | None:
-    answer = replies.begin()
+    answer = replies.begin_array(2)
     if isinstance(answer, ResponseError):
         return None if _is_other_form(answer) else Refusal(answer)
-    raw = replies.read()
+    raw = replies.string()
     length = replies.begin()
+    if isinstance(length, ResponseError):
+        return Refusal(length)
     if raw is None and length is None:
         return Start()
     head = None if raw is None else Head.read(raw)
@@ -87,11 +89,13 @@ class PieceReceiver:
     received: Write | None
 
     def __call__(self, replies: Replies) -> bool | Refusal:
-        answer = replies.begin()
+        answer = replies.begin_array(2)
         if isinstance(answer, ResponseError):
             return False if _is_other_form(answer) else Refusal(answer)
-        head = replies.read()
+        head = replies.string()
         length = replies.begin()
+        if isinstance(length, ResponseError):
+            return Refusal(length)
         if head == self.head.written() and length == self.end - self.start:
             memory = self.place(self.start, self.end)
             replies.into(memory)

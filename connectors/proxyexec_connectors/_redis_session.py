@@ -66,7 +66,7 @@ class Names:
     """The names of a session's keys."""
 
     def __init__(self, session: str) -> None:
-        self.session = session.encode()
+        self.session = session.encode("utf-8", "surrogateescape")
         self.prefix = b"proxyexec:%b:" % self.session
         self.alive = self.prefix + b"alive"
         self.index = self.prefix + b"index"
@@ -108,7 +108,8 @@ def remove(link: Link, names: Names) -> None:
 def sweep(link: Link) -> None:
     """Remove the sessions whose owners have died."""
     [members] = link.run([("SMEMBERS", SESSIONS)])
-    sessions = [Names(member.decode()) for member in members]
+    # Whoever may write to the server can have put anything there.
+    sessions = [Names(member.decode("utf-8", "surrogateescape")) for member in members]
     alive = link.run([("EXISTS", names.alive) for names in sessions])
     for names, is_alive in zip(sessions, alive, strict=True):
         if not is_alive:

@@ -36,6 +36,13 @@ _SMALL_BYTES = 128 << 10
 # What is read ahead of the value that a caller wants somewhere else.
 _AHEAD_BYTES = 16 << 10
 
+# No string is longer in a Redis server, as it comes; what we store are pieces of 1 MiB. Memory is
+# made ready for a string before it has been received.
+_LONGEST_BYTES = 512 << 20
+
+# No reply to our commands is nested deeper than this: a script's, in a transaction.
+_DEEPEST = 8
+
 
 class Request(NamedTuple):
     """Commands that are sent together.
@@ -87,23 +94,48 @@ class Replies:
         self._ahead = memoryview(self._buffer)
         self._start = self._end = 0
 
-    def read(self) -> Any:
+    def read(self, depth: int = 0) -> Any:
         """Return the next reply, whatever it is; a refusal is returned, not raised."""
         kind, value = self._header()
+        if depth > _DEEPEST:
+            raise exceptions.ConnectionError("a reply is nested too deeply")
         if kind == b"$" and value is not None:
             content = bytearray(value)
             self.into(memoryview(content))
             return bytes(content)
         if kind == b"*" and value is not None:
-            return [self.read() for _ in range(value)]
+            return [self.read(depth + 1) for _ in range(value)]
         return value
 
     def begin(self) -> Any:
-        """Start to read an array or a string; return its length, or the whole of other replies.
+        """Start to read a string; return its length.
 
         That is ``None`` where there is nothing, and an exception for a refusal.
         """
-        return self._header()[1]
+        kind, value = self._header()
+        if kind not in (b"$", b"-"):
+            raise exceptions.ConnectionError("a string was expected, and something else came")
+        return value
+
+    def begin_array(self, count: int) -> Any:
+        """Start to read an array of so many replies; return their number, or a refusal."""
+        kind, value = self._header()
+        if kind != b"-" and (kind, value) != (b"*", count):
+            raise exceptions.ConnectionError(
+                f"{count} replies were expected, and something else came"
+            )
+        return value
+
+    def string(self) -> bytes | None:
+        """Return the next reply, which is a string, or nothing."""
+        length = self.begin()
+        if isinstance(length, ResponseError):
+            raise exceptions.ConnectionError(f"a string was expected, and not: {length}")
+        if length is None:
+            return None
+        content = bytearray(length)
+        self.into(memoryview(content))
+        return bytes(content)
 
     def into(self, target: memoryview) -> None:
         """Read a string that has been begun, which has the length of ``target``."""
@@ -160,6 +192,8 @@ class Replies:
             raise exceptions.ConnectionError(reason) from error
         if kind != b":" and number < 0:
             return kind, None
+        if kind == b"$" and number > _LONGEST_BYTES:
+            raise exceptions.ConnectionError(f"a string of {number} bytes is none of ours")
         return kind, number
 
     def _line(self) -> bytes:

@@ -45,9 +45,16 @@ class MemoryConnector:
 
     @classmethod
     def attach(cls, address: str) -> MemoryConnector:
-        """Return the session's own connector, or, in another process, one that says no."""
-        parts = urlsplit(address)
-        return _attach(parts.hostname or "", parts.port or 0)
+        """Return the session's own connector, or, in another process, one that says no.
+
+        Raises:
+            ValueError: this is not the address of a session.
+        """
+        # Process numbers do not end where those of ports do.
+        session, _, owner = urlsplit(address).netloc.partition(":")
+        if not (session.isalnum() and owner.isdecimal() and owner.isascii() and len(owner) < 20):
+            raise ValueError(f"{address!r} is not the address of a session")
+        return _attach(session, int(owner))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _attach, (self._session, self._owner)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from proxyexec_connectors._host_cache import Write
-    from proxyexec_connectors._redis_wire import Command
+    from proxyexec_connectors._redis_wire import Command, Refusal, Replies
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["RedisConnector"]
@@ -224,7 +224,11 @@ class RedisConnector:
     def usage(self) -> Usage:
         [sizes] = self._link.run([("HVALS", self._names.index)])
         # An object that is still being written has no size yet.
-        stored = [int(size) for size in sizes if size]
+        try:
+            stored = [int(size) for size in sizes if size]
+        except ValueError as error:
+            reason = "it tells of a size that is no number"
+            raise CorruptObjectError(self.url, "index", reason) from error
         return Usage(len(stored), sum(stored))
 
     def close(self) -> None:
@@ -359,20 +363,33 @@ class RedisConnector:
     def _rest(self, key: str, head: Head, first: memoryview) -> Buffer:
         """Return all bytes of an object whose first piece is here."""
         if head.size >= _SHARED_FROM and not (self._ownership and self._ownership.is_here):
-            piece = memoryview(bytearray(min(head.piece, head.size - head.first)))
 
             def receive(write: Write) -> None:
                 write(first, 0)
-                # One buffer for all pieces, which stays warm.
+                # One buffer for all pieces, which stays warm. Not made before it is known that
+                # an object of such a size can be kept.
+                piece = memoryview(bytearray(min(head.piece, head.size - head.first)))
                 self._fetch(key, head, lambda start, end: piece[: end - start], write)
 
             shared = self._host_cache.obtain(Known(key, head.token), head.size, receive)
             if shared is not None:
                 return shared
-        memory = allocate(head.size)
+        memory = self._allocated(key, head)
         memory[: head.first] = first
         self._fetch(key, head, lambda start, end: memory[start:end])
         return memory
+
+    def _allocated(self, key: str, head: Head) -> memoryview:
+        try:
+            return allocate(head.size)
+        except (MemoryError, OverflowError) as error:
+            # The head may tell of more than there is: of more pieces, or longer ones.
+            name, (start, end) = self._name(key), head.place(1)
+            fields, length = self._link.run([("HLEN", name), ("HSTRLEN", name, b"1")])
+            if (fields, length) == (head.pieces + 1, end - start):
+                raise
+            reason = f"its head tells of {head.size:,} bytes in {head.pieces:,} pieces"
+            raise CorruptObjectError(self.url, key, reason) from error
 
     def _fetch(
         self,
@@ -392,14 +409,30 @@ class RedisConnector:
         Raises:
             _GoneError: one is missing, or another object's.
         """
+        name = self._name(key)
+        missing: list[int] = []
 
         def request(number: int) -> Request:
-            receive = PieceReceiver(head, *head.place(number), place, received)
+            receiver = PieceReceiver(head, *head.place(number), place, received)
+
+            def receive(replies: Replies) -> bool | Refusal:
+                found = receiver(replies)
+                if found is False:
+                    missing.append(number)
+                return found
+
             return Request([("HMGET", name, HEAD, b"%d" % number)], receive=receive)
 
-        name = self._name(key)
-        found = self._link.exchange(lambda: map(request, range(1, head.pieces)), window=_WINDOW)
-        if not all(found):
+        def requests() -> Iterator[Request]:
+            missing.clear()
+            for number in range(1, head.pieces):
+                # The others are asked for in vain, and a head may tell of any number.
+                if missing:
+                    return
+                yield request(number)
+
+        self._link.exchange(requests, window=_WINDOW)
+        if missing:
             raise _GoneError
 
 

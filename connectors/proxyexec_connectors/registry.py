@@ -7,6 +7,7 @@ socket); other distributions add schemes with an entry point in the group
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["attach", "connect"]
 
 _GROUP = "proxyexec.connectors"
+
+_SCHEME = re.compile(r"(?:[^/:@]*:)?//").match
 
 _BUILT_IN = {
     "file": ("proxyexec_connectors.file", "FileConnector", None),
@@ -36,6 +39,7 @@ def connect(url: str) -> Connector:
     Raises:
         UnknownSchemeError: no connector is known for the URL's scheme.
         MissingExtraError: the connector's library is not installed.
+        ValueError: the URL cannot be read.
     """
     return _connector_class(url).from_url(url)
 
@@ -49,7 +53,11 @@ def attach(address: str) -> Connector:
 
 
 def _connector_class(url: str) -> type[Connector]:
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:
+        # Not chained: the message may quote the password.
+        raise ValueError(f"this {url.partition(':')[0]}:// URL could not be read") from None
     if scheme in _BUILT_IN:
         module, name, extra = _BUILT_IN[scheme]
         try:
@@ -67,8 +75,15 @@ def _connector_class(url: str) -> type[Connector]:
 
 
 def _without_password(url: str) -> str:
-    """``url`` with a password in it starred out, whatever its scheme."""
-    head, found, tail = url.rpartition("@")
-    if not found or ":" not in head.split("//", 1)[-1]:
-        return url
-    return f"{head[: head.rindex(':')]}:***@{tail}"
+    """``url`` with what may be a password in it starred out, whatever its scheme."""
+    # A password may hold any character, if it was not written as a URL wants it. So it ends at the
+    # last of these; or, in a query, with the URL.
+    login, found, rest = url.rpartition("@")
+    scheme = _SCHEME(login)
+    start = scheme.end() if scheme else 0
+    user = re.split("[:?]", login[start:], maxsplit=1)[0]
+    if "?" in login:
+        return f"{login[:start]}{user}***"
+    rest, has_query, _ = rest.partition("?")
+    password = ":***" if ":" in login[start:] else ""
+    return f"{login[:start]}{user}{password}{found}{rest}{'?***' if has_query else ''}"
