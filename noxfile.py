@@ -78,6 +78,23 @@ def users(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed what reads foreign bytes with what libFuzzer makes up: nox -s fuzz -- --seconds 9.
+
+    Without names, every reader of ``tests/fuzz``, each for 30 seconds.
+    """
+    try:
+        # Building it takes a compiler of its own.
+        session.install("--only-binary", "atheris", *PYPROJECT["dependency-groups"]["fuzz"])
+    except nox.command.CommandFailed:
+        session.skip("there is no wheel of atheris for this Python and this machine")
+    # The programs run here, and so does what they import.
+    needs = nox.project.dependency_groups(PYPROJECT, "test", "redis-server")
+    session.install("-e", ".[redis]", *needs)
+    session.run("python", "-m", "tests.fuzz.run", *session.posargs)
+
+
+@nox.session
 def connectors(session: nox.Session) -> None:
     """Import every connector with only connectors/ on the path: they never need proxyexec."""
     session.install("redis>=5.3", "hiredis>=3.0", "typing-extensions")
