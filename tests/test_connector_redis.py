@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import sys
 import threading
 import weakref
 from contextlib import ExitStack, closing
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -175,6 +177,24 @@ def test_acl_user():
             )
         with pytest.raises(ConnectorUnavailableError, match="permission"):
             RedisConnector(f"redis://reader:r@127.0.0.1:{server.port}/0")
+
+
+def test_the_rights_that_a_user_needs():
+    """They are those in the documentation."""
+    page = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+    rights = re.search(r"`(~proxyexec:[^`]*)`", page)[1].split()
+    with redis_server(user=["worker", "on", ">pw", *rights], requirepass="other") as server:
+        with closing(RedisConnector(f"redis://worker:pw@127.0.0.1:{server.port}/0")) as owner:
+            owner.put_many({"key": [b"x"], "large": [bytes(5 << 20)]})
+            assert in_another_process(owner) == [b"x"]
+            with closing(attach(owner.address)) as worker:
+                assert worker.get("large")[0] == bytes(5 << 20)
+                assert worker.exists("key")
+            owner._ownership.beat()
+            owner._ownership.renew()
+            assert owner.usage().objects == 3
+            owner.evict(["key", "large", "reply"])
+            assert owner.usage().objects == 0
 
 
 def test_an_object_that_must_not_be_read_is_not_called_corrupt(monkeypatch):
