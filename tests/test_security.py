@@ -568,6 +568,24 @@ def test_who_takes_our_name_gets_nothing_of_what_hosts_share(victim, attacker, p
     assert not path.is_dir() or list(path.iterdir()) == []
 
 
+def hold_things(root):
+    """Have a directory in the victim's place, with what his session would be, and what is in it."""
+    os.umask(0)
+    os.makedirs(f"{root}/session-{SESSION}")
+    Path(f"{root}/session-{SESSION}/thing").touch()
+
+
+def close_cache():
+    HostCache(SESSION, 1 << 20, lambda objects: [True] * len(objects)).remove()
+
+
+def test_what_others_keep_under_our_name_is_not_removed(victim, attacker, places):
+    path = places[0] / f"proxyexec-{victim.number}"
+    attacker.do(hold_things, str(path))
+    victim.do(close_cache)
+    assert (path / f"session-{SESSION}" / "thing").exists()
+
+
 def leave_session(root, what, others):
     os.umask(0)
     name = f"{root}/session-{SESSION}"

@@ -161,6 +161,10 @@ class HostCache:
     def remove(self) -> None:
         """Remove what there is, for all processes."""
         self.leave()
+        try:
+            _sessions.check_is_ours(self._root)
+        except UnsafeDirectoryError:  # so there is nothing of ours in it
+            return
         if os.path.lexists(self._place):
             _sessions.remove_directory(self._place)
             with contextlib.suppress(OSError):  # others are in it

@@ -35,7 +35,7 @@ from proxyexec_connectors.errors import UnsafeDirectoryError
 
 __all__ = [
     "Session",
-    "check_attached",
+    "check_is_ours",
     "close",
     "close_in_children",
     "is_name",
@@ -191,8 +191,8 @@ def is_name(name: str) -> bool:
     return _IS_NAME(name) is not None
 
 
-def check_attached(path: str) -> None:
-    """See to it that a session that somebody told us of, if it is there, is one of ours.
+def check_is_ours(path: str) -> None:
+    """See to it that a directory that somebody else may have made, if it is there, is ours.
 
     Raises:
         UnsafeDirectoryError: others may have put there what they like.

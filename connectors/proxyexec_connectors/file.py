@@ -33,7 +33,7 @@ from proxyexec_connectors._segment import give_name, header, length_in
 from proxyexec_connectors._segments import SEGMENT_FROM, Segments
 from proxyexec_connectors._sessions import (
     Session,
-    check_attached,
+    check_is_ours,
     is_name,
     new_name,
     session_in_place,
@@ -179,7 +179,7 @@ class FileConnector:
         connector = _attach(cls, session, roots)
         for place in connector._places:
             try:
-                check_attached(place)
+                check_is_ours(place)
             except OSError as error:
                 if isinstance(error, ConnectorError):
                     raise
