@@ -86,8 +86,8 @@ def array_in(header: bytes, buffer: Buffer) -> Any:
     if char not in _CHARS:
         raise ValueError(f"{char!r} is no type of numbers")
     shape = struct.unpack(f"<{(len(header) - _HEADER.size) // 8}q", header[_HEADER.size :])
-    if min(shape, default=0) < 0:  # numpy would work it out
-        raise ValueError(f"there are no arrays of shape {shape}")
+    if shape == (-1,):  # numpy would work it out; it refuses other negative lengths
+        raise ValueError("an array of negative length")
     view = memoryview(buffer)
     if writable and view.readonly:
         view = memoryview(bytearray(view))

@@ -249,6 +249,23 @@ def test_options_that_no_clock_and_no_queue_takes(query):
         redis_module.RedisConnector(f"redis://127.0.0.1:1/0?{query}")
 
 
+@pytest.mark.parametrize("host", ["a%23b", "a%3Fb", "[fe80::1%25eth0]", "%E2%82%AC"])
+def test_a_host_with_odd_characters_is_found_by_its_address(host):
+    pytest.importorskip("redis")
+    place = Place(f"redis://user:pw@{host}:1/2")
+    again = Place(place.address("0123456789abcdef", Options()))
+    assert again.session == "0123456789abcdef"
+    assert again.settings["host"] == place.settings["host"]
+    assert again.public == place.public
+
+
+@pytest.mark.parametrize("query", ["port=1%23", "host=x", "path=/x", "connection_class=x"])
+def test_a_query_names_no_place(query):
+    pytest.importorskip("redis")
+    with pytest.raises(ValueError, match="unknown option"):
+        Place(f"redis:///0?{query}")
+
+
 # --- references ----------------------------------------------------------------------------
 
 

@@ -88,16 +88,20 @@ class Place:
             self.public = f"unix://{login}{quote(unquote(parts.path))}?db={settings.get('db', 0)}"
         else:
             host, port = settings.get("host", "localhost"), settings.get("port", 6379)
+            host = quote(host, safe=":")  # or what follows its "#" is no part of the address
             host = f"[{host}]" if ":" in host else host
             self.public = f"{parts.scheme}://{login}{host}:{port}/{settings.get('db', 0)}"
         # An address repeats what is needed to connect, and nothing that could be a secret.
+        query = parse_qsl(parts.query)
         self._repeated = [
             (name, value)
-            for name, value in parse_qsl(parts.query)
+            for name, value in query
             if name.startswith("ssl_") and name not in {"ssl_password", "ssl_ca_data"}
         ]
-        for name in settings:
-            if name not in _SETTINGS and not name.startswith(("ssl_", "socket_")):
+        given = {name for name, _ in query}
+        for name in {*settings, *given} - {"session", *Options._fields}:
+            is_known = name in _SETTINGS and (name not in given or name not in _NOT_IN_QUERIES)
+            if not is_known and not name.startswith(("ssl_", "socket_")):
                 # Not quoted: a password with a "?" or "&" that was not encoded ends up here.
                 known = ", ".join(sorted({*Options._fields, *_SETTINGS} - _NOT_IN_QUERIES))
                 raise ValueError(

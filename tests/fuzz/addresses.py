@@ -23,6 +23,7 @@ SEEDS = [
     b"\1" + b"0123456789abcdef:4194303",
     b"\2user:pass%40word@host:6379/0?ttl=1&session=x&ssl_ca_certs=/y",
     b"\2host?max_connections=1000000000000",
+    b"\2%23host%3F?port=%23&host=x",
     b"\2host?timeout=nan&grace=inf",
     b"\2[::1]:6379/3?host_cache=0",
     b"\3:secret@host?ssl_password=s&ssl_cert_reqs=none",
