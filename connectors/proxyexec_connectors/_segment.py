@@ -147,6 +147,14 @@ class Segment:
         # Not through the mapping: the segment may have been discarded, its pages being gone.
         return os.pread(self._descriptor, HEADER_BYTES, 0)
 
+    def size_of_file(self) -> int:
+        """Return how many bytes the file has now."""
+        return os.fstat(self._descriptor).st_size
+
+    def is_discarded(self) -> bool:
+        """Tell whether it has no name any more."""
+        return not os.fstat(self._descriptor).st_nlink
+
     def is_at(self, path: str) -> bool:
         """Tell whether it is the file at ``path``, and has all its pages still."""
         try:
@@ -154,10 +162,6 @@ class Segment:
         except FileNotFoundError:
             return False
         return (status.st_ino, status.st_size) == (self.number, self.size)
-
-    def is_discarded(self) -> bool:
-        """Tell whether it has no name any more."""
-        return not os.fstat(self._descriptor).st_nlink
 
     def keeps_lock(self) -> bool:
         """Tell that a lock may be let go of, as no forked child shares it."""

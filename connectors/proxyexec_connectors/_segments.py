@@ -157,27 +157,20 @@ class Segments:
             self._put_back(segment, self._for_writing)
         return True
 
-    def read(self, name: str, number: int, size: int) -> memoryview | None:
+    def read(self, name: str, number: int) -> memoryview | None:
         """Return the bytes of an object, private to the caller.
 
         Args:
             name: of the file.
             number: of the inode that the name was seen to lead to. If it does not any more,
                 nothing is returned: there may be another object, or none.
-            size: of the file, as it was seen then.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: what is there is no object.
         """
         path = f"{self.place}/{name}"
-        segment = self._for_reading.pop(number, None)
-        if segment is not None and segment.size != size:
-            # Not by us: who discards a segment takes its name first. Pages may be missing, and
-            # whoever looks at one is killed.
-            segment.close()
-            segment = None
-        segment = segment or Segment.opened(path, shared=False)
+        segment = self._for_reading.pop(number, None) or Segment.opened(path, shared=False)
         try:
             if segment.number == number:
                 length = self._locked(segment, path, name)
@@ -312,8 +305,10 @@ class Segments:
         found = object_in(head)
         if found is not None and found[0] == name:
             length = found[1]
-            if HEADER_BYTES + length > segment.size:
-                raise ValueError(f"{length} bytes in a segment of {segment.size}")
+            # As it is now: beyond the end of a file that somebody cut short, reading is a signal.
+            size = min(segment.size, segment.size_of_file())
+            if HEADER_BYTES + length > size:
+                raise ValueError(f"{length} bytes in a segment of {size}")
             return length
         if number_of(path) == segment.number:  # nobody changes that now
             raise ValueError(f"a segment that starts with {head[:8]!r}")

@@ -359,7 +359,7 @@ class FileConnector:
                     status = os.lstat(path)
                     if status.st_size < SEGMENT_FROM or not segments.works:
                         return _read(path)
-                    buffer = segments.read(name, status.st_ino, status.st_size)
+                    buffer = segments.read(name, status.st_ino)
                     if buffer is not None:
                         return buffer
         return None
