@@ -299,6 +299,21 @@ def test_nobody_else_reads_writes_replaces_or_locks_anything(victim, attacker, p
     assert [list(place.iterdir()) for place in places] == [[], []]
 
 
+def leave_open(root):
+    os.umask(0)
+    os.mkdir(root, 0o777)
+    for name in ("file", "other"):
+        Path(root, name).touch(0o666)
+    return [root, f"{root}/file", f"{root}/other"]
+
+
+def test_what_is_open_is_found_by_who_tries_all(victim, attacker, places):
+    """Or the test before this one would mean nothing."""
+    paths = victim.do(leave_open, str(places[1] / "objects"))
+    found = {what for what, *_ in attacker.do(try_all, paths, attacker.process.pid)}
+    assert found >= {"read", "write", "lock", "truncate", "list", "make", "link", "rename"}
+
+
 # --- names that others have taken ----------------------------------------------------------
 
 
