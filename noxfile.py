@@ -46,7 +46,11 @@ def tests_long(session: nox.Session) -> None:
     """Run the long form of the tests that have one: every value in every setting, long programs."""
     install(session, "test", extras="[redis]")
     session.install("pyarrow", "scipy")
-    modules = session.posargs or ["tests/test_differential.py", "tests/test_machine.py"]
+    modules = session.posargs or [
+        "tests/test_differential.py",
+        "tests/test_fuzz.py",
+        "tests/test_machine.py",
+    ]
     session.run("pytest", *modules, env={"PROXYEXEC_LONG": "1"})
 
 

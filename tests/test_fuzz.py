@@ -52,7 +52,7 @@ except ModuleNotFoundError:  # without the extra
 LONG = bool(os.environ.get("PROXYEXEC_LONG"))
 
 SETTINGS = settings(
-    max_examples=20_000 if LONG else 150,
+    max_examples=5_000 if LONG else 150,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
