@@ -98,16 +98,13 @@ class Place:
             for name, value in query
             if name.startswith("ssl_") and name not in {"ssl_password", "ssl_ca_data"}
         ]
-        given = {name for name, _ in query}
-        for name in {*settings, *given} - {"session", *Options._fields}:
-            is_known = name in _SETTINGS and (name not in given or name not in _NOT_IN_QUERIES)
-            if not is_known and not name.startswith(("ssl_", "socket_")):
-                # Not quoted: a password with a "?" or "&" that was not encoded ends up here.
-                known = ", ".join(sorted({*Options._fields, *_SETTINGS} - _NOT_IN_QUERIES))
-                raise ValueError(
-                    f"unknown option in the query of {self.public}: there are {known}, "
-                    "and those of redis-py that start with ssl_ or socket_"
-                )
+        if not all(_may_be_in_query(name) for name, _ in query):
+            # Not quoted: a password with a "?" or "&" that was not encoded ends up here.
+            known = ", ".join(sorted({*Options._fields, *_SETTINGS} - _NOT_IN_QUERIES))
+            raise ValueError(
+                f"unknown option in the query of {self.public}: there are {known}, "
+                "and those of redis-py that start with ssl_ or socket_"
+            )
 
     def with_options(self, options: Options) -> Options:
         """``options``, with those from the URL's query in their place."""
@@ -135,8 +132,22 @@ class Place:
 
 def _is_miswritten(parts: SplitResult) -> bool:
     """Tell whether a password was cut in pieces, as it was not encoded."""
-    in_path = "@" in parts.path and (parts.scheme != "unix" or bool(parts.netloc))
-    return in_path or "@" in parts.fragment
+    if parts.scheme == "unix":
+        # There is no host, so what is in its place is a login, with all that belongs to it.
+        in_path = bool(parts.netloc) and (parts.netloc[-1] != "@" or "@" in parts.path)
+    else:
+        in_path = "@" in parts.path
+    in_query = any(
+        "@" in name + value and not _may_be_in_query(name)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    )
+    return in_path or in_query or "@" in parts.fragment
+
+
+def _may_be_in_query(name: str) -> bool:
+    if name in _NOT_IN_QUERIES:
+        return False
+    return name in {"session", *Options._fields, *_SETTINGS} or name.startswith(("ssl_", "socket_"))
 
 
 _SETTINGS = {
