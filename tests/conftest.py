@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
+from concurrent.futures.process import _ExecutorManagerThread
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,16 @@ def wait_for_evictions(older: Collection[Store] = ()) -> None:
         thread.join(10)
 
 
+def wait_for_pools() -> None:
+    """Wait until pools that were shut down without waiting have closed their pipes.
+
+    It is a thread of theirs that does so, after the last result.
+    """
+    for thread in threading.enumerate():
+        if isinstance(thread, _ExecutorManagerThread) and thread.is_shutting_down():
+            thread.join(10)
+
+
 def _open_stores() -> list[Store]:
     return [store for store in proxyexec._store._open.values() if store.is_owner]
 
@@ -116,6 +127,7 @@ def _threads(older: Collection[Store]) -> list[threading.Thread]:
 
 
 def _leaked(before: Counter[str], shared_memory: Path, older: Collection[Store]) -> Counter[str]:
+    wait_for_pools()
     wait_for_evictions(older)
     for store in older:
         if isinstance(store.connector, FileConnector) and not store.closed:
