@@ -225,7 +225,11 @@ class Store:
             frames: what represents it.
             embedded: what it refers to; held for as long.
             dedupe: whether to take what has the same content, if somebody holds that.
+
+        Raises:
+            ValueError: this process does not own the store, so that nobody would ever evict it.
         """
+        self._check_owner()
         contents = self._contents if dedupe else None
         content = Content(frames) if contents is not None else None
         if contents is not None and content is not None:
@@ -281,9 +285,7 @@ class Store:
 
     def take(self, key: str, companions: Sequence[Lease] = ()) -> Lease:
         """Hold the object under ``key``, and for as long also its companions."""
-        if self._leases is None:
-            raise ValueError(f"the store {self.name!r} is owned by another process")
-        return self._leases.take(key, companions)
+        return self._check_owner().take(key, companions)
 
     def start_evicting(self) -> None:
         """Evict from now on what nobody holds any more."""
@@ -332,6 +334,11 @@ class Store:
             elif contents.is_same(content, stored):
                 return Kept(reference, lease)
         return None
+
+    def _check_owner(self) -> Leases:
+        if self._leases is None:
+            raise ValueError(f"the store {self.name!r} is owned by another process")
+        return self._leases
 
     def _check_open(self) -> None:
         if self._closed:
