@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from proxyexec.errors import name_of
 
-__all__ = ["Base", "adapt"]
+__all__ = ["Base", "adapt", "forget_pending"]
 
 
 class Base(NamedTuple):
@@ -43,6 +43,16 @@ def adapt(executor: Any) -> Base:
     if isinstance(executor, ProcessPoolExecutor):
         return Base(executor, crosses=True, main=_main_in_workers(executor), like_pools=True)
     return Base(executor, crosses=True, main="value")
+
+
+def forget_pending(executor: Any) -> None:
+    """Have a pool that was shut down, its pending tasks cancelled, keep no futures.
+
+    When it cancels, the standard library's pool of processes takes to a new table of tasks, and
+    keeps the old one for as long as it is kept itself. The futures in there hold results.
+    """
+    if isinstance(executor, ProcessPoolExecutor):
+        executor._pending_work_items = {}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _main_in_workers(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
-from proxyexec._adapters import Base, adapt
+from proxyexec._adapters import Base, adapt, forget_pending
 from proxyexec._call import (
     Call,
     ChunkCall,
@@ -286,6 +286,7 @@ class StoreExecutor(Executor):
     def _shut_base_down(self, *, wait: bool, cancel_futures: bool) -> None:
         if cancel_futures:
             self._base.shutdown(wait=wait, cancel_futures=True)
+            forget_pending(self._base)
         else:  # not all have the option
             self._base.shutdown(wait=wait)
 

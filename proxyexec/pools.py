@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor as _ProcessPool
 from concurrent.futures import ThreadPoolExecutor as _ThreadPool
 from typing import TYPE_CHECKING, Any
 
-from proxyexec._adapters import adapt
+from proxyexec._adapters import adapt, forget_pending
 from proxyexec._executor import StoreExecutor
 from proxyexec.policy import ProxySize
 
@@ -57,6 +57,8 @@ class ProcessPoolExecutor(StoreExecutor, _ProcessPool):
 
     def _shut_base_down(self, *, wait: bool, cancel_futures: bool) -> None:
         _ProcessPool.shutdown(self, wait, cancel_futures=cancel_futures)
+        if cancel_futures:
+            forget_pending(self)
 
 
 class ThreadPoolExecutor(StoreExecutor, _ThreadPool):
