@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._proxy import Kept, Reference, make_proxy
@@ -80,7 +81,7 @@ class MappedFunction:
 class Call:
     """One call, seen from the client: what it holds, and what becomes of its outcome."""
 
-    __slots__ = ("_context", "_crosses", "_held", "_opened", "_packed", "_tasks", "key")
+    __slots__ = ("_called", "_context", "_crosses", "_held", "_opened", "_packed", "_tasks", "key")
 
     kind: ClassVar[type[Task]] = Task
     """What the base executor is given to call."""
@@ -88,7 +89,9 @@ class Call:
     late: ClassVar[bool] = False
     """Whether it may be made after the executor was shut down."""
 
-    def __init__(self, tasks: Tasks, context: Context, crosses: bool) -> None:
+    def __init__(self, tasks: Tasks, context: Context, crosses: bool, function: Any) -> None:
+        # Its name only: what has been called is not kept alive.
+        self._called = callable_name(function)
         self._tasks = tasks
         self._context = context
         self._crosses = crosses
@@ -106,13 +109,12 @@ class Call:
         packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
         return self._take(packed)
 
-    def pack(self, obj: Any, name: int | str, function: Any, *, later: bool = False) -> Any:
+    def pack(self, obj: Any, name: int | str, *, later: bool = False) -> Any:
         """Make an argument ready to travel, and hold what it needs until the task has ended.
 
         Args:
             obj: the argument.
             name: its place, or its keyword.
-            function: what is called.
             later: whether it is sent later, so that it has to be serialized now.
         """
         context = self._context
@@ -129,9 +131,7 @@ class Call:
             travels = self._take(Packed(Stored(borrowed.reference), [borrowed]))
         else:
             value = value.get() if type(value) is Deferred else value
-            function = plain(function)
-            called = getattr(function, "__qualname__", type(function).__name__)
-            what = f"argument {name!r} of {called}"
+            what = f"argument {name!r} of {self._called}"
             travels = self._take(context.pack(value, self._tasks, what, crossing=self._crosses))
         packed[id(obj)] = obj, travels
         return travels
@@ -147,19 +147,19 @@ class Call:
         yield from enumerate(args)
         yield from kwargs.items()
 
-    def pack_early(self, args: Sequence[Any], kwargs: dict[str, Any], function: Any) -> None:
+    def pack_early(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         """Make ready to travel, later, what is there of the arguments: it will be found again."""
         for name, value in self.values(args, kwargs):
             if type(value) is not TaskFuture:
-                self.pack(value, name, function, later=True)
+                self.pack(value, name, later=True)
 
     def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
+        self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         """Make the arguments ready to travel."""
         return (
-            [self.pack(value, place, function) for place, value in enumerate(args)],
-            {name: self.pack(value, name, function) for name, value in kwargs.items()},
+            [self.pack(value, place) for place, value in enumerate(args)],
+            {name: self.pack(value, name) for name, value in kwargs.items()},
         )
 
     def open(self, outcome: Any) -> Any:
@@ -226,7 +226,7 @@ class Call:
         if type(outcome) is Inline:
             leases = self._leases_on(outcome.embedded, key)
             try:
-                return self._context.unpack(outcome, "the result")  # proxies in it join the leases
+                return self._context.unpack(outcome, self._what)  # proxies in it join the leases
             finally:
                 del leases
         if type(outcome) is not Stored:
@@ -242,7 +242,12 @@ class Call:
             store.start_evicting()
         if self._context.lazy:
             return make_proxy(reference, lease)
-        return Deferred(store, reference, lease)
+        return Deferred(store, reference, lease, self._what)
+
+    @property
+    def _what(self) -> str:
+        """What a result is to the caller, for messages."""
+        return f"the result of {self._called}"
 
     def _leases_on(self, references: Sequence[Reference], key: str) -> list[Lease]:
         """Hold what the result under ``key`` refers to: parts of it, and what it was given."""
@@ -276,8 +281,10 @@ class ChunkCall(Call):
 
     kind = ChunkTask
 
-    def __init__(self, tasks: Tasks, context: Context, crosses: bool, length: int) -> None:
-        super().__init__(tasks, context, crosses)
+    def __init__(
+        self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
+    ) -> None:
+        super().__init__(tasks, context, crosses, function)
         self._length = length
 
     def values(
@@ -287,11 +294,10 @@ class ChunkCall(Call):
             yield from enumerate(one)
 
     def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
+        self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         return [
-            tuple(self.pack(value, place, function) for place, value in enumerate(one))
-            for one in args
+            tuple(self.pack(value, place) for place, value in enumerate(one)) for one in args
         ], kwargs
 
     def _open(self, outcome: Any, key: str) -> Any:
@@ -316,13 +322,15 @@ class TimedChunkCall(ChunkCall):
     kind = TimedChunkTask
     late = True  # the map is announced; see proxyexec._chunks
 
-    def __init__(self, tasks: Tasks, context: Context, crosses: bool, length: int) -> None:
-        super().__init__(tasks, context, crosses, length)
+    def __init__(
+        self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
+    ) -> None:
+        super().__init__(tasks, context, crosses, function, length)
         # By number, why calls could not be sent.
         self._unsent: dict[int, Exception] = {}
 
     def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
+        self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         chunk: list[tuple[Any, ...]] = []
         weight = 0
@@ -330,7 +338,7 @@ class TimedChunkCall(ChunkCall):
             try:
                 # What may change is serialized now: in one message, it would be one object.
                 travels = tuple(
-                    self.pack(value, place, function, later=True) for place, value in enumerate(one)
+                    self.pack(value, place, later=True) for place, value in enumerate(one)
                 )
             except Exception as error:  # noqa: BLE001 - this call's, not the others'
                 self._unsent[number] = error
@@ -354,7 +362,7 @@ class TimedChunkCall(ChunkCall):
         if type(result) is Failed:
             # A worker that lives has removed the parts of what it could not deliver.
             self._context.store.evict_soon(self._keys_of_result(key, parts=False))
-            return Failed(unpacked_error(result.error, self._context))
+            return Failed(unpacked_error(result.error, self._context, self._called))
         try:
             return self._open_one(result, key)
         except Exception as error:  # noqa: BLE001 - it is raised in its turn

@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["FUNCTIONS", "carried_by"]
+__all__ = ["FUNCTIONS", "callable_name", "carried_by"]
 
 # Callables that are code, rather than objects that can be called.
 FUNCTIONS = (
@@ -26,6 +26,16 @@ FUNCTIONS = (
     functools.partial,
     type,
 )
+
+
+def callable_name(function: Any) -> str:
+    """Return what a callable is called in messages; no proxy is resolved for that."""
+    kind = type(function)
+    if kind is functools.partial:
+        return f"partial({callable_name(function.func)})"
+    if issubclass(kind, FUNCTIONS):
+        return str(getattr(function, "__qualname__", kind.__name__))
+    return kind.__name__
 
 
 def carried_by(function: Any) -> list[Any]:

@@ -13,13 +13,13 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from proxyexec_connectors._layout import flatten, pieces, split
 
-from proxyexec._carried import FUNCTIONS, carried_by
+from proxyexec._carried import FUNCTIONS, callable_name, carried_by
 from proxyexec._parts import PartRules, TakenParts
 from proxyexec._proxy import (
     Kept,
@@ -187,7 +187,7 @@ class Context(NamedTuple):
         """
         if not crossing or self.travels_by_name(function):
             return Packed(function)
-        what = "the function"
+        what = f"the function {callable_name(function)}"
         if not isinstance(function, FUNCTIONS):  # but an object that can be called
             return self.pack(function, keeper, what, crossing=crossing)
         only = None if self.nested else carried_by(function)
@@ -216,14 +216,15 @@ class Context(NamedTuple):
         return travelled
 
     def unpack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
+        self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         """Unpack the arguments of a call. What travelled once is one object here, too."""
         if SEALED.isdisjoint(map(type, args)) and SEALED.isdisjoint(map(type, kwargs.values())):
             return args, kwargs  # as most are
         names = [*range(len(args)), *kwargs]
+        called = callable_name(function)
         objects = {
-            id(one): self.unpack(one, f"argument {name!r}")
+            id(one): self.unpack(one, f"argument {name!r} of {called}")
             for name, one in zip(names, (*args, *kwargs.values()), strict=True)
             if type(one) in SEALED
         }
@@ -232,13 +233,13 @@ class Context(NamedTuple):
             {name: objects.get(id(one), one) for name, one in kwargs.items()},
         )
 
-    def deliver(self, result: Any, key: str, what: str, *, alone: bool = True) -> Any:
+    def deliver(self, result: Any, key: str, what: Callable[[], str], *, alone: bool = True) -> Any:
         """Make a result ready to travel to the client.
 
         Args:
             result: what a call returned.
             key: where to store it.
-            what: what it is to the caller, for messages.
+            what: says what it is to the caller, for messages.
             alone: whether it travels alone. What others travel with may be changed, or be one
                 object with theirs, unless it is serialized now.
         """
@@ -246,7 +247,7 @@ class Context(NamedTuple):
             return result
         keeper = ResultKeeper(self, key)
         try:
-            packed = self.pack(result, keeper, what, crossing=os.getpid() != self.client)
+            packed = self.pack(result, keeper, what(), crossing=os.getpid() != self.client)
         except BaseException:
             keeper.evict_parts()
             raise

@@ -205,9 +205,9 @@ class StoreExecutor(Executor):
             and (not kwargs or all(map(passes, kwargs.values())))
             and context.travels_by_name(fn)
         ):
-            call = Call(self._tasks, context, self._crosses)
+            call = Call(self._tasks, context, self._crosses, fn)
             return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
-        return self._submit(Call(self._tasks, context, self._crosses), fn, args, kwargs)
+        return self._submit(Call(self._tasks, context, self._crosses, fn), fn, args, kwargs)
 
     def map(
         self,
@@ -305,14 +305,14 @@ class StoreExecutor(Executor):
         )
 
     def _submit_mapped(self, function: MappedFunction, args: Sequence[Any]) -> TaskFuture[Any]:
-        context = self._context
+        context, plainly = self._context, function.function
         if not issubclass(function.kind, ChunkCall):
-            return self._submit(Call(self._tasks, context, self._crosses), function, args, {})
+            call = Call(self._tasks, context, self._crosses, plainly)
+            return self._submit(call, function, args, {})
         values = list(itertools.chain.from_iterable(args))
-        plainly = function.function
         if function.kind is ChunkCall and self._never and not self._needs_care(plainly, values, {}):
             return self._start(PassedCall(self._tasks), _ApplyAll(plainly), args, {})
-        call = function.kind(self._tasks, context, self._crosses, len(args))
+        call = function.kind(self._tasks, context, self._crosses, plainly, len(args))
         return self._submit(call, function, args, {}, passes=context.atoms_pass(values))
 
     def _submit(
@@ -334,9 +334,9 @@ class StoreExecutor(Executor):
         try:
             travels = call.pack_function(function)
             if futures:
-                call.pack_early(args, kwargs, function)
+                call.pack_early(args, kwargs)
             elif not passes:
-                args, kwargs = call.pack_all(args, kwargs, function)
+                args, kwargs = call.pack_all(args, kwargs)
         except BaseException as error:
             call.end(error)
             if isinstance(error, Exception):
@@ -348,7 +348,7 @@ class StoreExecutor(Executor):
             return self._start(call, task, args, kwargs)
 
         def launch() -> Any:
-            packed_args, packed_kwargs = call.pack_all(args, kwargs, function)
+            packed_args, packed_kwargs = call.pack_all(args, kwargs)
             call.seal()
             return self._submit_to_base(task, *packed_args, **packed_kwargs)
 

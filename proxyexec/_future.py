@@ -73,6 +73,10 @@ class TaskFuture(Future[R]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what :meth:`result` would raise, if anything.
 
+        A result that the caller is to get as the object itself is fetched for this: whether it
+        can be made again shows only then, and who is told of no error goes on to read it.
+        (:mod:`asyncio` does; it would wait for ever if that raised.)
+
         Raises:
             CancelledError: the task was cancelled.
             TimeoutError: it did not finish within ``timeout`` seconds.
@@ -129,12 +133,14 @@ class Deferred:
         store: has it.
         reference: says which one it is.
         lease: keeps it there until it is fetched.
+        what: what it is to the caller, for messages.
     """
 
-    __slots__ = ("_error", "_lease", "_lock", "_reference", "_store", "_value")
+    __slots__ = ("_error", "_lease", "_lock", "_reference", "_store", "_value", "_what")
 
-    def __init__(self, store: Store, reference: Reference, lease: Lease | None) -> None:
+    def __init__(self, store: Store, reference: Reference, lease: Lease | None, what: str) -> None:
         self._store: Store | None = store
+        self._what = what
         self._reference = reference
         self._lease = lease
         self._value: Any = None
@@ -150,7 +156,7 @@ class Deferred:
             try:
                 value = store.get(self._reference)
             except DeserializationError as raised:
-                error = ArrivalError("the result", raised.reason)
+                error = ArrivalError(self._what, raised.reason)
                 error.__cause__ = raised
             except Exception as raised:  # noqa: BLE001 - it is raised below, each time
                 error = raised

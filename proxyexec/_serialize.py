@@ -107,12 +107,14 @@ class PickleSerializer:
             if as_array is not None:
                 return as_array
         pickled: Pickled | None = None
+        first: type[Exception] | None = None
         reducers = reducers_of_pools() if self.like_pools else None
         try:
             pickled = pickled_by(PLAIN, obj, parts, reducers)
-        except Exception:  # objects raise what they like from __reduce__
+        except Exception as error:  # objects raise what they like from __reduce__
             if parts is not None and parts.has_failed():
                 raise
+            first = type(error)
         if pickled is None or (self.main == "value" and _mentions_main(pickled.stream)):
             try:
                 pickled = pickled_by(CLOUD, obj, parts, reducers)
@@ -120,7 +122,9 @@ class PickleSerializer:
                 if parts is not None and parts.has_failed():
                     raise
                 reason = f"{type(error).__name__}: {error}"
-                raise SerializationError("an object", name_of(type(obj)), reason) from error
+                # What pickle alone raises is what callers know from pools without a store.
+                failure = SerializationError.like(first or type(error))
+                raise failure("an object", name_of(type(obj)), reason) from error
         return _frames_of(pickled)
 
     def _frames_of_array(self, array: Any) -> Frames | None:
@@ -187,7 +191,10 @@ class Candidate:
         try:
             frames: Frames = dumps(self.obj, *(() if self.parts is None else (self.parts,)))
         except SerializationError as error:
-            raise SerializationError(self.what, error.kind, error.reason) from error.__cause__
+            # A serializer of somebody else's may raise a class with facts of its own.
+            ours = type(error).__init__ is SerializationError.__init__
+            failure = type(error) if ours else SerializationError
+            raise failure(self.what, error.kind, error.reason) from error.__cause__
         self._frames = frames
         return frames
 

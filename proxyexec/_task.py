@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 from proxyexec_connectors._layout import split
 
+from proxyexec._carried import callable_name
 from proxyexec._context import SEALED, Context, Inline, joined
 from proxyexec._serialize import PickleSerializer
 from proxyexec._sizes import data_size
@@ -82,6 +83,9 @@ class Task:
     Looks like the function that it calls: executors show names to their users.
     """
 
+    # What was called, once that is unpacked; the object itself is let go of.
+    _called: str | None = None
+
     def __init__(
         self, function: Any, travels: Any, context: Context, blob: bytes, key: str
     ) -> None:
@@ -103,14 +107,23 @@ class Task:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
         result = self._result(context, args, kwargs)
-        return context.deliver(result, self._key, "the result")
+        return context.deliver(result, self._key, self._what)
 
     def _result(self, context: Context, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        function = self._function_in(context)
+        arguments, kwargs = context.unpack_all(args, kwargs, function)
+        return function(*arguments, **kwargs)  # inputs are let go with this frame
+
+    def _function_in(self, context: Context) -> Any:
         function = self._travels
         if type(function) in SEALED:
             function = context.unpack(function, "the function")
-        arguments, kwargs = context.unpack_all(args, kwargs)
-        return function(*arguments, **kwargs)  # inputs are let go with this frame
+            self._called = callable_name(function)
+        return function
+
+    def _what(self) -> str:
+        """What a result is to the caller, for messages."""
+        return f"the result of {self._called or callable_name(self._travels)}"
 
 
 class ChunkTask(Task):
@@ -121,12 +134,12 @@ class ChunkTask(Task):
 
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
-        function = context.unpack(self._travels, "the function")
+        function = self._function_in(context)
         return ChunkOutcome(
             context.deliver(
-                function(*context.unpack_all(arguments, {})[0]),
+                function(*context.unpack_all(arguments, {}, function)[0]),
                 chunk_key(self._key, number),
-                "a result",
+                self._what,
             )
             for number, arguments in enumerate(chunk)
         )
@@ -156,7 +169,7 @@ class TimedChunkTask(ChunkTask):
                 kind = type(result)
                 if kind not in words and not (kind is int and words and -_LONG < result < _LONG):
                     key = chunk_key(self._key, number)
-                    result = context.deliver(result, key, "the result", alone=False)
+                    result = context.deliver(result, key, self._what, alone=False)
                     weight += weight_of(result)
             except BaseException as error:  # noqa: BLE001 - as pools do
                 failed = Failed(packed_error(error, context))
@@ -187,12 +200,12 @@ def _inline(error: BaseException, serializer: PickleSerializer) -> Inline:
     return Inline(joined(serializer.dumps(remote)))
 
 
-def unpacked_error(packed: Inline, context: Context) -> BaseException:
-    """Make an exception of its serialized form again."""
+def unpacked_error(packed: Inline, context: Context, called: str) -> BaseException:
+    """Make an exception of its serialized form again; ``called`` is what raised it."""
     try:
         error: BaseException = _errors(context).loads(split(packed.blob))
     except DeserializationError as failed:
-        error = ArrivalError("what a call raised", failed.reason)
+        error = ArrivalError(f"what {called} raised", failed.reason)
         error.__cause__ = failed
     return error
 

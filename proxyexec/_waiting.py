@@ -110,7 +110,9 @@ class Waiting:
             base = launch()
         except BaseException as error:
             self._settle(error)
-            if not isinstance(error, Exception):
+            # In the main thread, it may be that of a signal. Any other one delivers the results
+            # of a pool, or is a worker of it, and would end of it.
+            if not isinstance(error, Exception) and _is_main_thread():
                 raise
             return
         future = self._take_future()
@@ -135,6 +137,10 @@ class Waiting:
         future, self.future = self.future, None
         assert future is not None  # noqa: S101 - there is one launch, hence one who gets here
         return future
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _in_turn(step: Callable[[], None]) -> None:

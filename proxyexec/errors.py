@@ -18,8 +18,11 @@ data reaches the caller through the call's future.
 
 from __future__ import annotations
 
+import builtins
+import functools
 import pickle
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, cast
 
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
@@ -56,11 +59,20 @@ __all__ = [
 
 
 class SerializationError(ProxyExecError, pickle.PicklingError, TypeError):
-    """An object cannot be turned into bytes; ``what`` says which one it is."""
+    """An object cannot be turned into bytes; ``what`` says which one it is.
+
+    Also of the built-in type of what pickling it raised, a :class:`RecursionError` for instance:
+    the standard library's pools raise that itself.
+    """
 
     def __init__(self, what: str, kind: str, reason: str) -> None:
         self.what, self.kind, self.reason = what, kind, reason
         super().__init__(f"{what}, of type {kind}, cannot be pickled: {reason}")
+
+    @staticmethod
+    def like(cause: type[Exception]) -> type[SerializationError]:
+        """Return the class of such errors that are caught as a ``cause`` would be."""
+        return _serialization_error_like(next(filter(_is_built_in, cause.__mro__)))
 
 
 class DeserializationError(ProxyExecError, pickle.UnpicklingError):
@@ -111,6 +123,35 @@ class NotAProxyError(ProxyExecError, TypeError):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         super().__init__(f"expected a proxyexec.Proxy, not an object of type {kind}")
+
+
+def _is_built_in(kind: type) -> bool:
+    # A group is made of errors, which there are none of.
+    return getattr(builtins, kind.__name__, None) is kind and "Group" not in kind.__name__
+
+
+@functools.cache
+def _serialization_error_like(kind: Any) -> type[SerializationError]:
+    if issubclass(SerializationError, kind):
+        return SerializationError
+
+    def reduce(self: SerializationError) -> tuple[Any, ...]:
+        return _serialization_error, (kind, self.what, self.kind, self.reason), self.__dict__
+
+    # Some write what they have been given in a way of their own.
+    namespace = {
+        "__doc__": SerializationError.__doc__,
+        "__module__": __name__,
+        "__reduce__": reduce,
+        "__str__": Exception.__str__,
+    }
+    made = type("SerializationError", (SerializationError, kind), namespace)
+    return cast("type[SerializationError]", made)
+
+
+def _serialization_error(kind: Any, *facts: str) -> SerializationError:
+    """Unpickle an error that is one of a built-in type as well."""
+    return _serialization_error_like(kind)(*facts)
 
 
 def name_of(kind: type) -> str:
