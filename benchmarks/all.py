@@ -65,6 +65,7 @@ PARTS = {
         "growth.py",
         quick=("--sizes", "1MB,16MB,64MB,256MB", "--live", "10,100", "--repeat", "3"),
     ),
+    "load": Part("load.py", quick=("--quick",), plots=True),
     "redis": Part("over_redis.py", quick=("--sizes", "10KB,10MB", "--repeat", "7")),
 }
 

@@ -40,7 +40,7 @@ from workloads import touch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Watch", "memory_in_use"]
+__all__ = ["Watch", "memory_in_use", "private_memory"]
 
 DISTRIBUTIONS = ("proxyexec", "numpy", "proxystore", "joblib", "loky", "ray")
 
@@ -81,10 +81,11 @@ def hold(array: NDArray[np.float64]) -> float:
 
 def memory_in_use() -> int:
     """Return the bytes that this process, all below it, and shared memory take."""
-    return sum(map(_private, _family())) + _fields("/proc/meminfo")["Shmem"]
+    return sum(map(private_memory, _family())) + _fields("/proc/meminfo")["Shmem"]
 
 
-def _private(process: int) -> int:
+def private_memory(process: int) -> int:
+    """Return the bytes that a process takes beside shared memory; 0 if it has ended."""
     try:
         fields = _fields(f"/proc/{process}/smaps_rollup")
     except (OSError, KeyError):

@@ -28,6 +28,7 @@ _TITLES = {
     "store": "Beside memory",
     "memory": "Peak memory",
     "growth": "Growth",
+    "load": "Load",
     "redis": "Redis",
 }
 
