@@ -142,6 +142,12 @@ ENDS = {
     if name.startswith("end_")
 }
 
+# With these bases, the short form has these ends only.
+SHORT = {
+    "spawn": {"by_returning", "by_an_interrupt"},
+    "thread": {"by_returning", "with_all_in_hand", "by_exiting", "by_an_interrupt", "in_a_thread"},
+}
+
 # After these, what has not started may not be run.
 SOME_ARE_NOT_RUN = {"after_cancelling", "with_a_broken_pool"}
 
@@ -170,7 +176,17 @@ def ends_of(end, base, url, lazy):
         assert not left
         # Lines of tracebacks are of other files where there are others in between.
         words = [line for line in errors.splitlines() if not line[:1].isspace()]
-        return code, words, sorted(map(int, os.listdir(place)))
+        return code, without_race(words), sorted(map(int, os.listdir(place)))
+
+
+def without_race(words):
+    """Leave out what pools of processes say of any program, now and then.
+
+    Some versions of them, when the program ends, wake a thread up that is just closing its pipe.
+    """
+    if words[-1:] == ["OSError: [Errno 9] Bad file descriptor"] and "threading" in words[-3]:
+        return words[:-3]
+    return words
 
 
 @functools.cache
@@ -185,7 +201,7 @@ def cases():
             continue
         if LONG:
             yield from ((end, base, *rest) for rest in itertools.product(KINDS, [True, False]))
-        elif base != "spawn" or end in ("by_returning", "by_an_interrupt"):
+        elif base == "fork" or end in SHORT[base]:
             yield end, base, next(kinds), next(lazies)
 
 
