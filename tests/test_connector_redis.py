@@ -816,9 +816,13 @@ def test_a_dead_owners_session_is_swept(redis_url, client):
         with closing(RedisConnector(redis_url)) as connector:
             assert not orphan.exists("key")
             assert not [key for key in client.keys() if orphan._names.prefix in key]
-            # A worker of the dead owner comes late: the next one who opens cleans up after it.
+            # A worker of the dead owner comes late: after one more time of grace, the next one who
+            # opens cleans up after it.
             orphan.put("late", [b"x"])
-            assert orphan.exists("late")
+            with closing(RedisConnector(redis_url)):
+                assert orphan.exists("late")
+            assert 0 < client.ttl(orphan._names.alive) <= 1000
+            client.delete(orphan._names.alive)
             with closing(RedisConnector(redis_url)):
                 assert not orphan.exists("late")
             assert connector.usage() == (0, 0)
@@ -832,6 +836,51 @@ def test_a_living_session_is_not_swept(redis_url, connector):
         with closing(RedisConnector(redis_url)):
             assert contents(connector.get("key")) == [b"x"]
             assert contents(other.get("key")) == [b"y"]
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_a_session_that_the_server_forgot_is_alive_with_its_next_object(
+    redis_url, client, connector, monkeypatch, size
+):
+    """As it would be swept before the next heartbeat otherwise."""
+    small_pieces(monkeypatch)
+    client.flushall()  # as by a restart
+    connector.put("key", [bytes(size)])
+    with closing(RedisConnector(redis_url)):
+        assert contents(connector.get("key")) == [bytes(size)]
+    # Nor is its time of grace longer than another's.
+    assert 0 < client.ttl(connector._names.alive) <= 60
+    client.pexpire(connector._names.alive, 1000)
+    connector.put("another", [bytes(size)])
+    assert client.pttl(connector._names.alive) <= 1000
+
+
+def test_a_server_that_drops_keys_may_have_dropped_those_of_the_living():
+    with redis_server(maxmemory="20mb", maxmemory_policy="allkeys-lru") as server:
+        with closing(RedisConnector(server.url)) as living, server.client() as client:
+            living.put("filling", [bytes(10_000_000)])
+            living.put("more filling", [bytes(10_000_000)])
+            assert client.info("stats")["evicted_keys"] > 0
+            client.config_set("maxmemory", 0)
+            dead = attach(living.address.replace(living._session, "d" * 16))
+            for one in (living, dead):
+                one.put("key", [b"x"])
+                client.delete(one._names.alive)
+            with closing(RedisConnector(server.url)) as sweeper:
+                assert living.exists("key")
+                assert dead.exists("key")
+                living._ownership.beat()
+                sweeper._ownership.beat()
+                assert dead.exists("key"), "swept before its grace had run out"
+                client.delete(living._names.alive)  # once more; it was seen alive meanwhile
+                sweeper._ownership._suspected -= 100
+                sweeper._ownership.beat()
+                assert living.exists("key")
+                assert not dead.exists("key")
+                living._ownership.beat()
+            dead.close()
+        with server.client() as client:
+            assert client.keys() == []
 
 
 def test_objects_stored_while_their_session_is_removed_are_not_forgotten(
@@ -975,6 +1024,51 @@ def test_a_server_that_went_down_and_came_back():
         connector.close()
         with server.client() as client:
             assert client.keys() == []
+
+
+def test_a_silent_server_is_asked_twice():
+    """Each time, somebody waits for the whole timeout."""
+    with redis_server() as server:
+        connector = RedisConnector(server.url + "?timeout=0.2&max_connections=1")
+        attempts = []
+        attempt = connector._link._attempt
+
+        def counted(commands, atomic):
+            attempts.append(commands)
+            return attempt(commands, atomic)
+
+        connector._link._attempt = counted
+        assert not connector.exists("key")
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            for _ in range(2):  # in a connection that is there, and in one that is to be made
+                attempts.clear()
+                with pytest.raises(ConnectorUnavailableError, match=str(server.port)):
+                    connector.exists("key")
+                assert len(attempts) == 2
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert not connector.exists("key")
+        connector.close()
+
+
+def test_evicting_many_from_a_server_that_is_gone():
+    with redis_server() as server:
+        connector = RedisConnector(server.url)
+        run = connector._link.run
+        asked = []
+
+        def counted(commands, **options):
+            asked.append(commands)
+            return run(commands, **options)
+
+        connector._link.run = counted
+        server.kill()
+        with pytest.raises(ConnectorUnavailableError):
+            connector.evict([f"key {n}" for n in range(5000)])
+        assert len(asked) == 1
+        server.start()
+        connector.close()
 
 
 def test_closing_when_the_server_is_gone():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 _parse_url: Any = parse_url
 _open_pool: Any = BlockingConnectionPool
 
-# Attempts wait 0.1, 0.2, 0.4, 0.8 and 1 second for each other.
+# Attempts wait 0.1, 0.2, 0.4, 0.8 and 1 second for each other. None is begun when the first one has
+# failed longer ago than the timeout: a server that is silent is asked twice, not six times.
 _RETRIES = 5
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
@@ -81,6 +84,9 @@ class Place:
         self.session: str | None = settings.pop("session", None)
         self._options = {name: settings.pop(name) for name in Options._fields if name in settings}
         self.settings: dict[str, Any] = settings
+        if parts.scheme == "rediss" and settings.get("ssl_cert_reqs", "required") == "required":
+            # Older versions of redis-py take any host's certificate otherwise.
+            settings.setdefault("ssl_check_hostname", True)
         self.password: str | None = settings.get("password")
         user = settings.get("username")
         login = f"{quote(user, safe='')}@" if user else ""
@@ -226,8 +232,14 @@ class Link:
         return self._patiently(lambda: self._converse(requests(), window), needed, patient=True)
 
     def _patiently(self, attempt: Callable[[], _T], needed: int, patient: bool) -> _T:
+        last_start: float | None = None
+
         def before_retry(error: Exception) -> None:
-            if not patient or isinstance(error, AuthenticationError):
+            nonlocal last_start
+            now = time.monotonic()
+            if last_start is None:
+                last_start = now + self._options.timeout
+            if not patient or now >= last_start or _is_final(error):
                 raise error
 
         try:
@@ -294,6 +306,15 @@ class Link:
                 f"({reason})"
             )
         return ConnectorUnavailableError(url, reason)
+
+
+def _is_final(error: BaseException | None) -> bool:
+    """Tell whether the server, or its certificate, would be refused again."""
+    while error is not None:
+        if isinstance(error, (AuthenticationError, ssl.SSLCertVerificationError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()

@@ -6,6 +6,10 @@ written), says what there is, so that nothing ever scans the database. The set
 ``proxyexec:sessions`` names all sessions. A session's owner renews its *alive* key; where that
 key has run out, the next owner who comes along removes what the index holds.
 
+A server that drops keys for want of memory may drop that of a living owner, until his next
+heartbeat, or the next object. Where it has dropped any, or does not tell, sessions are removed only
+by an owner who has not seen them alive for the time of grace.
+
 Every key has a time to live as well, should nobody come along.
 """
 
@@ -105,15 +109,28 @@ def remove(link: Link, names: Names) -> None:
         )
 
 
-def sweep(link: Link) -> None:
-    """Remove the sessions whose owners have died."""
+def sweep(link: Link) -> list[Names]:
+    """Remove the sessions whose owners have died; return those that may have lost their key."""
     [members] = link.run([("SMEMBERS", SESSIONS)])
     # Whoever may write to the server can have put anything there.
     sessions = [Names(member.decode("utf-8", "surrogateescape")) for member in members]
+    silent = _silent(link, sessions)
+    if silent and _may_have_dropped_keys(link):
+        return silent
+    for names in silent:
+        remove(link, names)
+    return []
+
+
+def _silent(link: Link, sessions: Sequence[Names]) -> list[Names]:
     alive = link.run([("EXISTS", names.alive) for names in sessions])
-    for names, is_alive in zip(sessions, alive, strict=True):
-        if not is_alive:
-            remove(link, names)
+    return [names for names, is_alive in zip(sessions, alive, strict=True) if not is_alive]
+
+
+def _may_have_dropped_keys(link: Link) -> bool:
+    # A user of the server may not be allowed to ask.
+    [stats] = link.run([("INFO", "stats")], raw=True)
+    return not isinstance(stats, dict) or stats.get("evicted_keys") != 0
 
 
 class Ownership:
@@ -128,7 +145,8 @@ class Ownership:
         self._names = names
         self._ttl, self._grace, self._timeout = options.ttl, options.grace, options.timeout
         self._process = os.getpid()
-        self._renewed = time.monotonic()
+        self._renewed = self._suspected = time.monotonic()
+        self._suspects: list[Names] = []
         self._stop = threading.Event()
         self._removes_itself = False
         self._thread = threading.Thread(
@@ -138,7 +156,7 @@ class Ownership:
     def start(self) -> None:
         """Sweep dead sessions, enlist this one, and keep it alive from now on."""
         # In this order, as there may be no memory for one more before that.
-        sweep(self._link)
+        self._suspects = sweep(self._link)
         self._enlist()
         self._thread.start()
 
@@ -166,8 +184,17 @@ class Ownership:
         )
         if not (alive and enlisted):
             self._enlist()
+        if self._suspects:
+            self._look_again()
         if time.monotonic() - self._renewed >= self._ttl / 3:
             self.renew()
+
+    def _look_again(self) -> None:
+        self._suspects = _silent(self._link, self._suspects)
+        if time.monotonic() - self._suspected >= self._grace:
+            for names in self._suspects:
+                remove(self._link, names)
+            self._suspects = []
 
     def renew(self) -> None:
         """Give every object of the session its full time to live again."""

@@ -80,6 +80,7 @@ if whole and not taken then
   redis.call('PEXPIRE', KEYS[3], ARGV[5])
   redis.call('SADD', KEYS[4], ARGV[6])
   redis.call('PEXPIRE', KEYS[4], ARGV[7])
+  redis.call('SET', KEYS[5], '', 'NX', 'PX', ARGV[8])
   redis.call('RENAME', KEYS[1], KEYS[2])
 else
   redis.call('UNLINK', KEYS[1])
@@ -141,11 +142,14 @@ class RedisConnector:
         self._session, self._options, self._ownership = session, options, ownership
         self._names = Names(session)
         self._ttl = round(options.ttl * 1000)
-        # What follows an entry in the index: nothing stays in the server that nobody lists.
+        self._grace = round(options.grace * 1000)
+        # What follows an entry in the index: nothing stays in the server that nobody lists. Nor is
+        # a session listed that is not alive, after the server has lost both: it would be swept.
         self._enlist = [
             ready("PEXPIRE", self._names.index, self._ttl),
             ready("SADD", SESSIONS, self._names.session),
             ready("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+            ready("SET", self._names.alive, b"", "NX", "PX", self._grace),
         ]
         self._link = Link(place, options)
         self._host_cache = HostCache(
@@ -208,6 +212,8 @@ class RedisConnector:
                 unlink(self._link, self._names, fields)
             except ConnectorError as error:
                 errors.append(error)
+                if isinstance(error, ConnectorUnavailableError):
+                    break  # each of the others would be waited for as long
         # After the server has forgotten them: whoever fetches one asks it again at the end.
         self._host_cache.forget(keys)
         if errors:
@@ -297,7 +303,8 @@ class RedisConnector:
 
     def _commit(self, key: str, head: Head, temporary: bytes) -> Command:
         names, field = self._names, self._names.field_of(key)
-        keys = (names.prefix + temporary, names.prefix + field, names.index, SESSIONS)
+        objects = (names.prefix + temporary, names.prefix + field)
+        keys = (*objects, names.index, SESSIONS, names.alive)
         facts = (
             field,
             head.size,
@@ -306,6 +313,7 @@ class RedisConnector:
             self._ttl,
             names.session,
             SESSIONS_TTL_MS,
+            self._grace,
         )
         return ("EVAL", _COMMIT, len(keys), *keys, *facts)
 
