@@ -30,7 +30,7 @@ from proxyexec._task import (
     unpacked_error,
     weight_of,
 )
-from proxyexec.errors import ArrivalError
+from proxyexec.errors import ArrivalError, ConnectorUnavailableError
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
@@ -187,7 +187,10 @@ class Call:
         if error is not None and not self._never_ran(error):
             broken = isinstance(error, BrokenExecutor) and not isinstance(error, ArrivalError)
             # A worker that lives has removed the parts of what it could not deliver.
-            self._context.store.evict_soon(self._keys(parts=not self._is_from_worker(error)))
+            self._context.store.evict_soon(
+                self._keys(parts=not self._is_from_worker(error)),
+                twice=isinstance(error, ConnectorUnavailableError),
+            )
             if broken:
                 self._tasks.doubtful.append(self._keys)
         held, self._held = self._held, None

@@ -32,6 +32,9 @@ _log = logging.getLogger("proxyexec")
 # objects.
 _IDLE_SECONDS = 5.0
 
+# What could not be evicted is tried again after so long.
+_RETRY_SECONDS = 5.0
+
 
 class Lease:
     """One hold on the object under ``key``; released when it is dropped, at the latest."""
@@ -73,10 +76,19 @@ class _CloseWhenNone:
     close: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class _EvictTwice:
+    """Keys to evict now and once more later, whoever holds them."""
+
+    keys: tuple[str, ...]
+
+
 # To the evicting thread: the key of a lease that was released, or of one that was forgotten,
 # keys to evict whoever holds them, what to call once no lease is left, an event to set when all
 # this is done, or None to end.
-_Message: TypeAlias = "str | _Forget | tuple[str, ...] | _CloseWhenNone | threading.Event | None"
+_Message: TypeAlias = (
+    "str | _Forget | tuple[str, ...] | _EvictTwice | _CloseWhenNone | threading.Event | None"
+)
 
 
 class Leases:
@@ -106,8 +118,11 @@ class Leases:
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
         self._spared: set[str] = set()
-        # Guards the three above, and the thread. Held for dictionary operations only. Reentrant,
-        # as a finalizer that the garbage collector runs inside may get to start() below.
+        # To be evicted once more, at that time; the evicting thread's own.
+        self._left: set[str] = set()
+        self._retry_at = 0.0
+        # Guards counts, companions, spared ones and thread. Held for dictionary operations only.
+        # Reentrant, as a finalizer that the garbage collector runs inside may get to start() below.
         self._lock = threading.RLock()
         self._messages: SimpleQueue[_Message] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -148,10 +163,17 @@ class Leases:
             parted = [self._companions.pop(key) for key in keys if key in self._companions]
         del parted  # released here, outside the lock
 
-    def evict(self, keys: Iterable[str]) -> None:
-        """Evict soon what nobody holds a lease on (or will: the key of a failed result)."""
+    def evict(self, keys: Iterable[str], *, twice: bool = False) -> None:
+        """Evict soon what nobody holds a lease on (or will: the key of a failed result).
+
+        Args:
+            keys: of the objects.
+            twice: do so again later: they may yet arrive. What was sent to a server that was
+                silent is read by it when it goes on, perhaps after what was sent later by
+                another connection.
+        """
         self.start()
-        self.post(tuple(keys))
+        self.post(_EvictTwice(tuple(keys)) if twice else tuple(keys))
 
     def close_when_none(self, close: Callable[[], None]) -> None:
         """Call ``close`` once no lease is left, and what was asked for by now is evicted."""
@@ -221,9 +243,14 @@ class Leases:
 
     def _work(self) -> None:
         while True:
-            keys, events, stop = self._count(self._batch())
+            keys, again, events, stop = self._count(self._batch())
+            # Who ends wants no waiting for a server that is silent: the store is closed now.
+            if not stop and (events or time.monotonic() >= self._retry_at):
+                keys += self._left.difference(keys)
             if keys:
                 self._try_to_evict(keys)
+            if again:
+                self._leave(again)
             for event in events:
                 event.set()
             if stop:
@@ -243,6 +270,11 @@ class Leases:
         return messages
 
     def _next(self) -> _Message:
+        if self._left:
+            try:
+                return self._messages.get(timeout=max(0.0, self._retry_at - time.monotonic()))
+            except Empty:
+                return ()
         start, some_is_kept = time.monotonic(), self._release_idle is not None
         while some_is_kept:
             try:
@@ -258,9 +290,12 @@ class Leases:
             _log.warning("store %r: giving back what is idle failed: %s", self._name, error)
             return False
 
-    def _count(self, messages: list[_Message]) -> tuple[list[str], list[threading.Event], bool]:
-        """Return which keys are to be evicted now, who waits for it, and whether to stop."""
+    def _count(
+        self, messages: list[_Message]
+    ) -> tuple[list[str], list[str], list[threading.Event], bool]:
+        """Return which keys to evict now, and which again, who waits, and whether to stop."""
         keys: list[str] = []
+        again: list[str] = []
         events: list[threading.Event] = []
         orphaned: list[Lease] = []
         with self._lock:
@@ -274,6 +309,9 @@ class Leases:
                     self._is_last(message.key)
                 elif isinstance(message, tuple):
                     keys.extend(message)
+                elif isinstance(message, _EvictTwice):
+                    keys.extend(message.keys)
+                    again.extend(message.keys)
                 elif isinstance(message, _CloseWhenNone):
                     self._when_none = message.close
             events.extend(one for one in messages if isinstance(one, threading.Event))
@@ -282,7 +320,7 @@ class Leases:
         orphaned.clear()  # released here, outside the lock
         while more and events and not stop:
             self.post(events.pop())  # who waits for what has been released waits for that as well
-        return keys, events, stop
+        return keys, again, events, stop
 
     def _is_last(self, key: str) -> bool:
         """Count one lease less; tell whether it was the last."""
@@ -300,10 +338,18 @@ class Leases:
         try:
             self._evict(keys)
         except Exception as error:  # noqa: BLE001 - one failed eviction stops no other
+            self._leave(keys)
             self.failures += 1
             if self.failures == 1:
                 _log.warning(
-                    "store %r: evicting failed, further failures are only counted: %s",
+                    "store %r: evicting failed and is tried again later; "
+                    "further failures are only counted: %s",
                     self._name,
                     error,
                 )
+        else:
+            self._left.difference_update(keys)
+
+    def _leave(self, keys: Sequence[str]) -> None:
+        self._left.update(keys)
+        self._retry_at = time.monotonic() + _RETRY_SECONDS

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import logging
 import os
 import secrets
 import threading
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Store", "fetch", "is_in_memory", "leases_of", "store_at"]
+
+_log = logging.getLogger("proxyexec")
 
 T = TypeVar("T")
 
@@ -203,6 +206,13 @@ class Store:
 
     # For proxies and executors; not part of the public interface.
 
+    def close_or_log(self) -> None:
+        """Close where nobody asked for it: a backend that is gone is no error of the caller's."""
+        try:
+            self.close()
+        except Exception as error:  # noqa: BLE001 - what goes on has nothing to do with the store
+            _log.warning("store %r: what it held could not be removed: %s", self.name, error)
+
     @property
     def is_owner(self) -> bool:
         """Whether objects of this store are leased, hence evicted, by this process."""
@@ -241,7 +251,7 @@ class Store:
         try:
             reference = self.keep(obj, key, frames)
         except BaseException:
-            self.evict_soon([key])  # a put that failed may have been carried out
+            self.evict_soon([key], twice=True)  # a put that failed may have been carried out
             raise
         kept = Kept(reference, self.take(key, leases_of(embedded)))
         if contents is not None and content is not None:
@@ -278,10 +288,15 @@ class Store:
         if self._leases is not None:
             self._leases.part_from_companions(keys)
 
-    def evict_soon(self, keys: Sequence[str]) -> None:
-        """Remove the objects under ``keys``, without waiting for it."""
+    def evict_soon(self, keys: Sequence[str], *, twice: bool = False) -> None:
+        """Remove the objects under ``keys``, without waiting for it.
+
+        Args:
+            keys: of the objects.
+            twice: do so again later, as they may not have arrived yet.
+        """
         if self._leases is not None and not self._closed:
-            self._leases.evict(keys)
+            self._leases.evict(keys, twice=twice)
 
     def take(self, key: str, companions: Sequence[Lease] = ()) -> Lease:
         """Hold the object under ``key``, and for as long also its companions."""
@@ -314,7 +329,7 @@ class Store:
         self._users.pop()
         self._closing |= close
         if self._closing and not self._users and self._leases is not None and not self._closed:
-            self._leases.close_when_none(self.close)
+            self._leases.close_when_none(self.close_or_log)
 
     def _put(self, obj: Any) -> tuple[Reference, list[Kept]]:
         with embedding() as embedded:
@@ -432,7 +447,7 @@ _attached_lock = threading.Lock()
 def _close_all() -> None:
     for store in list(_open.values()):
         if store.is_owner:
-            store.close()
+            store.close_or_log()
 
 
 def _after_fork() -> None:

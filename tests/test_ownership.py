@@ -25,7 +25,7 @@ from proxyexec import (
     own,
     reference_of,
 )
-from proxyexec.errors import ObjectMissingError, StoreClosedError
+from proxyexec.errors import ConnectorUnavailableError, ObjectMissingError, StoreClosedError
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 from tests import functions
@@ -303,6 +303,101 @@ def test_failed_evictions_are_counted_and_logged_once(caplog):
     assert "failing" in caplog.text
     assert store._leases.failures == 3
     store.close()
+
+
+class Flaky(MemoryConnector):
+    """Fails to evict until it is told to work, and says when it has evicted."""
+
+    def __init__(self):
+        super().__init__()
+        self.works = False
+        self.asked, self.evicted = [], threading.Event()
+
+    def evict(self, keys):
+        self.asked.append(sorted(keys))
+        if not self.works:
+            raise ConnectionError("not now")
+        super().evict(keys)
+        self.evicted.set()
+
+
+def test_what_could_not_be_evicted_is_tried_again(monkeypatch):
+    monkeypatch.setattr(proxyexec._ownership, "_RETRY_SECONDS", 0.05)
+    connector = Flaky()
+    with Store("flaky", connector) as store:
+        store.proxy([1])
+        assert store.usage().objects == 1
+        assert store._leases.failures
+        connector.works = True
+        assert connector.evicted.wait(30)
+        assert connector.usage().objects == 0
+        # What has gone is not asked for any more.
+        store.proxy([2])
+        assert store.usage().objects == 0
+        assert len(connector.asked[-1]) == 1
+
+
+def test_what_could_not_be_evicted_is_tried_again_for_who_wants_to_know():
+    connector = Flaky()
+    with Store("flaky", connector) as store:
+        store.proxy([1])
+        assert store.usage().objects == 1
+        connector.works = True
+        assert store.usage().objects == 0
+
+
+def test_a_put_that_failed_is_evicted_twice():
+    """It may arrive after the first time: from a connection that was given up."""
+    late = []
+
+    class Late(MemoryConnector):
+        def put(self, key, frames):
+            late.append((key, [bytes(frame) for frame in frames]))
+            raise ConnectorUnavailableError("far://away", "silence")
+
+    connector = Late()
+    with StoreExecutor(
+        concurrent.futures.ThreadPoolExecutor(1), connector, ProxyAlways(), close_store=False
+    ) as executor:
+        store = executor.store
+        with pytest.raises(ConnectorUnavailableError):
+            executor.submit(functions.identity, [1]).result()
+        assert store.usage().objects == 0
+        for key, frames in late:
+            MemoryConnector.put(connector, key, frames)
+        assert store.usage().objects == 0
+    store.close()
+
+
+class Gone(MemoryConnector):
+    def close(self):
+        super().close()
+        raise ConnectionError("nobody there")
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_store_that_cannot_be_closed_keeps_no_executor_from_ending(used, caplog):
+    failures = []
+    base = concurrent.futures.ThreadPoolExecutor(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", failures.append)
+        executor = StoreExecutor(base, Gone(), ProxyAlways())
+        if used:
+            assert executor.submit(functions.add, [1], [2]).result() == [1, 2]
+        executor.shutdown()
+        for thread in threading.enumerate():
+            if thread.name.startswith("proxyexec-evict"):
+                thread.join(30)
+    assert executor.store.closed
+    assert not failures
+    assert "nobody there" in caplog.text
+    with pytest.raises(RuntimeError):
+        base.submit(functions.add, 1, 2)
+
+
+def test_closing_a_store_by_hand_says_what_went_wrong():
+    with pytest.raises(ConnectionError, match="nobody there"):
+        Store("gone", Gone()).close()
 
 
 def test_the_store_closes_with_the_last_result():
