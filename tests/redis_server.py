@@ -65,7 +65,7 @@ class RedisServer:
         self, executable: str, directory: Path, config: dict[str, str | int | list[str]]
     ) -> None:
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.password = config.get("requirepass")
         self.tls = "tls_cert_file" in config
@@ -141,7 +141,8 @@ class RedisServer:
                 process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this host that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -42,6 +41,7 @@ from proxyexec_connectors.errors import (
 )
 from proxyexec_connectors.redis import RedisConnector
 from proxyexec_connectors.testing import ConnectorSuite
+from tests.proxies import CuttingProxy
 from tests.redis_server import redis_server
 
 PASSWORD = "s3cret:/@ #%"
@@ -234,41 +234,6 @@ def test_unix_socket():
             assert in_another_process(connector) == [b"x"]
             with closing(attach(connector.address)) as attached:
                 assert contents(attached.get("key")) == [b"x"]
-
-
-@pytest.fixture
-def certificate(tmp_path):
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl command to make a certificate with")
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-keyout", str(key), "-out", str(cert), "-subj", "/CN=localhost"),
-            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return {"tls_cert_file": str(cert), "tls_key_file": str(key), "tls_ca_cert_file": str(cert)}
-
-
-def test_tls(certificate):
-    with ExitStack() as stack:
-        try:
-            server = stack.enter_context(redis_server(requirepass=PASSWORD, **certificate))
-        except RuntimeError as error:
-            if "tls-" not in str(error) or "FATAL CONFIG" not in str(error):
-                raise
-            pytest.skip("this redis-server was built without TLS")
-        with closing(connect(server.url)) as connector:
-            connector.put("key", [b"x" * 1_000_000])
-            assert connector.url == f"rediss://127.0.0.1:{server.port}/0"
-            assert in_another_process(connector) == [b"x" * 1_000_000]
-            with closing(attach(connector.address)) as attached:
-                assert contents(attached.get("key")) == [b"x" * 1_000_000]
-        with pytest.raises(ConnectorUnavailableError, match="(?i)certificate"):
-            RedisConnector(server.url.partition("?")[0])
 
 
 def test_options_in_the_query(redis_url, client):
@@ -601,56 +566,6 @@ def test_a_refusal_in_the_middle_stops_the_rest(connector, client, monkeypatch):
     assert contents(connector.get("key")) == [b"x"]
     assert connector.usage().objects == 1
     assert not [key for key in client.keys() if b":t:" in key]
-
-
-class CuttingProxy:
-    """Passes bytes on between clients and a server, and cuts some connections."""
-
-    def __init__(self, port, budgets):
-        self._port = port
-        self._budgets = iter(budgets)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self._sockets = [self._listener]
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._port))
-            up, down = next(self._budgets, (None, None))
-            pair = (client, server)
-            self._sockets += pair
-            for source, target, budget in ((client, server, up), (server, client, down)):
-                thread = threading.Thread(target=self._pass_on, args=(source, target, budget, pair))
-                self._threads.append(thread)
-                thread.start()
-
-    def _pass_on(self, source, target, budget, pair):
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                if budget is not None and (budget := budget - len(data)) < 0:
-                    target.sendall(data[:budget])
-                    break
-                target.sendall(data)
-        for one in pair:
-            with contextlib.suppress(OSError):
-                # At once and for good: who was only told that nothing more comes would go on
-                # sending until his time is over.
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def close(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(30)
-        for one in self._sockets:
-            one.close()
 
 
 @pytest.mark.parametrize("sizes", [[100], [3_000_000, 5, 2_000_000]])
