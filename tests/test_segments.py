@@ -333,6 +333,15 @@ def test_damage_is_an_error(connector):
         connector.get("two")
 
 
+def test_a_file_that_was_cut_short_is_an_error_and_no_signal(connector):
+    connector.put("key", [pattern(1, 2 * SIZE)])
+    assert connector.get("key")[0][-1] == 1  # from now on, all of it is mapped here
+    gc.collect()
+    os.truncate(f"{connector._places[0]}/key", SIZE)
+    with pytest.raises(CorruptObjectError, match=f"in a segment of {SIZE}"):
+        connector.get("key")
+
+
 def test_a_session_that_has_ended_says_so(connector):
     there = FileConnector.attach(connector.address)
     there.put("one", [pattern(1)])
