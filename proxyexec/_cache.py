@@ -22,31 +22,39 @@ class FrameCache:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._entries: OrderedDict[str, list[memoryview]] = OrderedDict()
+        # By key: the digest that the frames have, if any, and they.
+        self._entries: OrderedDict[str, tuple[bytes, list[memoryview]]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Frames | None:
-        """Return the frames under ``key``, read-only, if they are here."""
+    def get(self, key: str, digest: bytes) -> Frames | None:
+        """Return the frames under ``key``, read-only, if they are here and have this digest."""
         with self._lock:
             entry = self._entries.get(key)
-            if entry is not None:
-                self._entries.move_to_end(key)
-            return entry
+            if entry is None or entry[0] != digest:
+                return None
+            self._entries.move_to_end(key)
+            return entry[1]
 
-    def put(self, key: str, frames: Frames) -> Frames:
-        """Keep ``frames`` if they fit; return them read-only."""
-        entry = [memoryview(frame).toreadonly() for frame in frames]
-        size = _size(entry)
+    def put(self, key: str, digest: bytes, frames: Frames) -> Frames:
+        """Keep ``frames`` if they fit; return them read-only.
+
+        Args:
+            key: of the object.
+            digest: that the frames have, as is known to the caller.
+            frames: of the object.
+        """
+        views = [memoryview(frame).toreadonly() for frame in frames]
+        size = _size(views)
         if size <= self.capacity:
             with self._lock:
                 if key not in self._entries:
-                    self._entries[key] = entry
+                    self._entries[key] = digest, views
                     self._bytes += size
                 while self._bytes > self.capacity:
-                    _, dropped = self._entries.popitem(last=False)
+                    _, (_, dropped) = self._entries.popitem(last=False)
                     self._bytes -= _size(dropped)
-        return entry
+        return views
 
     def evict(self, keys: Iterable[str]) -> None:
         """Drop what is kept under ``keys``."""
@@ -54,12 +62,12 @@ class FrameCache:
             for key in keys:
                 dropped = self._entries.pop(key, None)
                 if dropped is not None:
-                    self._bytes -= _size(dropped)
+                    self._bytes -= _size(dropped[1])
 
     def renew_lock(self) -> None:
         """Replace the lock in a forked child, where nobody may be left to release it."""
         self._lock = threading.Lock()
 
 
-def _size(entry: list[memoryview]) -> int:
-    return sum(view.nbytes for view in entry)
+def _size(views: list[memoryview]) -> int:
+    return sum(view.nbytes for view in views)

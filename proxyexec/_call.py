@@ -128,7 +128,7 @@ class Call:
         value = obj._peek() if type(obj) is TaskFuture else obj
         borrowed = self._borrowed(value) if type(value) is Deferred else None
         if borrowed is not None:
-            travels = self._take(Packed(Stored(borrowed.reference), [borrowed]))
+            travels = self._take(context.refer(borrowed))
         else:
             value = value.get() if type(value) is Deferred else value
             what = f"argument {name!r} of {self._called}"

@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 
     from proxyexec._proxy import Reference
 
-__all__ = ["Content", "Contents"]
+__all__ = ["Content", "Contents", "are_equal"]
 
 # How many bytes of a frame are looked at, in each of three places.
 _LOOKED_AT = 1024
 
 # How many of what was not stored by itself are remembered.
 _SEEN_AT_MOST = 4096
+
+# How much is compared at a time: what the processor's cache holds.
+_COMPARED = 1 << 18
 
 _SEED = secrets.randbits(64)
 
@@ -63,27 +66,42 @@ class Content:
                 self._digest = _digest(frames)
         return self._digest
 
-    def settle(self, *, confirm: bool) -> None:
+    @property
+    def may_change(self) -> bool:
+        """Whether somebody may change the frames."""
+        frames = self._frames or ()
+        return not all(type(memoryview(frame).obj) is bytes for frame in frames)
+
+    def settle(self, *, confirm: bool) -> bool:
         """Let go of the frames, and of what they were: what is stored counts from now on.
 
         Args:
             confirm: keep the digest, if the frames still have it.
+
+        Returns:
+            Whether they do, or nobody asked.
         """
-        before, self._digest = self._digest, None
-        if confirm and self.digest() != before:
+        unchanged = True
+        if not confirm:
             self._digest = None
+        elif self.may_change:
+            before, self._digest = self._digest, None
+            unchanged = self.digest() == before
+            if not unchanged:
+                self._digest = None
         self._frames = None
+        return unchanged
 
 
 class Contents:
     """References by content.
 
     Args:
-        fetch: returns the stored frames under a key, if there are any.
+        fetch: returns the frames that a reference leads to, if there are any.
         ahead: whether fetching is so dear that digests are made ahead, of all that is stored.
     """
 
-    def __init__(self, fetch: Callable[[str], Frames | None], *, ahead: bool) -> None:
+    def __init__(self, fetch: Callable[[Reference], Frames | None], *, ahead: bool) -> None:
         self._fetch = fetch
         self._ahead = ahead
         self._stored: dict[int, dict[str, tuple[Reference, Content]]] = {}
@@ -115,7 +133,7 @@ class Contents:
     def is_same(self, content: Content, stored: tuple[Reference, Content]) -> bool:
         """Tell whether what is stored has this content. Somebody has to hold it meanwhile."""
         reference, other = stored
-        digest = other.digest(lambda: self._fetch(reference.key))
+        digest = other.digest(lambda: self._fetch(reference))
         return digest is not None and digest == content.digest()
 
     def expect(self, content: Content) -> None:
@@ -140,6 +158,21 @@ class Contents:
                     del alike[key]
                     if not alike:
                         del self._stored[fingerprint]
+
+
+def are_equal(some: Frames, others: Frames) -> bool:
+    """Tell whether frames are the same, all of their bytes."""
+    return len(some) == len(others) and all(
+        map(_is_equal, map(flatten, some), map(flatten, others))
+    )
+
+
+def _is_equal(one: memoryview, other: memoryview) -> bool:
+    # memoryviews compare item by item; a bytearray compares as memory.
+    return one.nbytes == other.nbytes and all(
+        bytearray(one[start : start + _COMPARED]) == other[start : start + _COMPARED]
+        for start in range(0, one.nbytes, _COMPARED)
+    )
 
 
 def _sample(view: memoryview) -> Any:

@@ -13,15 +13,16 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from proxyexec_connectors._layout import flatten, pieces, split
+from proxyexec_connectors._layout import pieces, split
 
 from proxyexec._carried import FUNCTIONS, callable_name, carried_by
 from proxyexec._parts import PartRules, TakenParts
 from proxyexec._proxy import (
+    Embedded,
     Kept,
     Reference,
     embedding,
@@ -34,7 +35,7 @@ from proxyexec._proxy import (
 )
 from proxyexec._serialize import Candidate, Serializer, frames_size
 from proxyexec._sizes import container_bound, size_bound
-from proxyexec._store import Store, fetch, is_in_memory, store_at
+from proxyexec._store import Store, fetch, is_in_memory, seal_of, store_at
 from proxyexec._types import find_function
 from proxyexec.errors import (
     ArrivalError,
@@ -47,6 +48,8 @@ from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
+    from proxyexec._integrity import Seal
+
 __all__ = ["SEALED", "Context", "Inline", "Keeper", "Packed", "Stored", "joined", "part_key"]
 
 
@@ -56,19 +59,30 @@ class Stored(NamedTuple):
     reference: Reference
     embedded: tuple[Reference, ...] = ()
     """What a stored result itself refers to."""
+    seals: tuple[Seal, ...] = ()
+    """Of other stores than the executor's that it takes to use the object: travel beside it, as
+    they are never stored. Unpickling them is all there is to do."""
 
 
 class Inline:
     """An object that travels in its serialized form."""
 
-    __slots__ = ("blob", "embedded")
+    __slots__ = ("blob", "embedded", "seals")
 
-    def __init__(self, blob: bytes, embedded: tuple[Reference, ...] = ()) -> None:
+    def __init__(
+        self,
+        blob: bytes,
+        embedded: tuple[Reference, ...] = (),
+        seals: tuple[Seal, ...] = (),
+    ) -> None:
         self.blob = blob
         self.embedded = embedded  # what a result refers to
+        self.seals = seals  # as in Stored
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Inline, (self.blob, self.embedded) if self.embedded else (self.blob,)
+        if self.embedded or self.seals:
+            return Inline, (self.blob, self.embedded, self.seals)
+        return Inline, (self.blob,)
 
 
 class Packed(NamedTuple):
@@ -162,14 +176,14 @@ class Context(NamedTuple):
         if proxy is not None:
             reachable = not (crossing and is_in_memory(reference_of(proxy)))
             if reachable and (not is_resolved(proxy) or type(extract(proxy)) in _ATOMS):
-                return _referring(keep(proxy))
+                return self.refer(keep(proxy))
             obj = extract(proxy)
         # What a resolved proxy stands for was stored whole: so it can be compared.
         parts = self._parts(obj, keeper, what) if self.nested and proxy is None else None
         candidate = Candidate(obj, self.serializer, what, parts)
         with embedding() as embedded:
             if proxy is not None and reachable and _is_unchanged(reference_of(proxy), candidate):
-                return _referring(keep(proxy))
+                return self.refer(keep(proxy))
             return self._pack(candidate, keeper, embedded, crossing=crossing)
 
     def travels_by_name(self, function: Any) -> bool:
@@ -196,8 +210,18 @@ class Context(NamedTuple):
         with embedding() as embedded:
             frames = candidate.frames
             if frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate):
-                return _referring(keeper.keep(function, frames, embedded))
-        return Packed(Inline(joined(frames)), embedded)
+                return self.refer(keeper.keep(function, frames, embedded), embedded.addresses)
+        return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
+
+    def refer(self, kept: Kept, addresses: Iterable[str] = ()) -> Packed:
+        """Make a reference to a stored object ready to travel.
+
+        Args:
+            kept: the object.
+            addresses: of the stores that the object refers to, or into, if that is known.
+        """
+        reference = kept.reference
+        return Packed(Stored(reference, (), self._seals((*addresses, reference.address))), [kept])
 
     def unpack(self, travelled: Any, what: str) -> Any:
         """Turn what has travelled into what a function is to get.
@@ -255,11 +279,11 @@ class Context(NamedTuple):
         if type(travels) is Inline and embedded:
             travels.embedded = tuple(kept.reference for kept in embedded)
         elif type(travels) is Stored and keeper.embedded:
-            travels = Stored(travels.reference, keeper.embedded)
+            travels = travels._replace(embedded=keeper.embedded)
         return travels
 
     def _pack(
-        self, candidate: Candidate, keeper: Keeper, embedded: Sequence[Kept], *, crossing: bool
+        self, candidate: Candidate, keeper: Keeper, embedded: Embedded, *, crossing: bool
     ) -> Packed:
         obj = candidate.obj
         try:
@@ -274,8 +298,14 @@ class Context(NamedTuple):
             return Packed(obj)  # a lock, say: threads can pass it on as it is
         frames = candidate.frames
         if proxied:
-            return _referring(keeper.keep(obj, frames, embedded))
-        return Packed(Inline(joined(frames)), embedded)
+            return self.refer(keeper.keep(obj, frames, embedded), embedded.addresses)
+        return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
+
+    def _seals(self, addresses: Iterable[str]) -> tuple[Seal, ...]:
+        """The seals of stores that the other side may not have been handed."""
+        own = self.store.address  # which it has
+        others = {address for address in addresses if address != own}
+        return tuple(seal for seal in map(seal_of, others) if seal is not None) if others else ()
 
     def _parts(
         self, obj: Any, keeper: Keeper, what: str, only: Sequence[Any] | None = None
@@ -332,30 +362,12 @@ def part_key(key: str, number: int) -> str:
     return f"{key}+{number}"
 
 
-def _referring(kept: Kept) -> Packed:
-    return Packed(Stored(kept.reference), [kept])
-
-
 def _is_unchanged(reference: Reference, candidate: Candidate) -> bool:
     """Tell whether the object that a reference leads to still is what the candidate is."""
     try:
-        frames = candidate.frames
-        stored = store_at(reference.address).fetch(reference.key)
+        return store_at(reference.address).is_stored(candidate.frames, reference)
     except ProxyExecError:  # its store is closed, or out of reach: the value is what we have
         return False
-    return (
-        stored is not None
-        and len(stored) == len(frames)
-        and all(map(_equal, map(flatten, stored), map(flatten, frames)))
-    )
-
-
-def _equal(one: memoryview, other: memoryview) -> bool:
-    # memoryviews compare item by item; a bytearray compares as memory.
-    return one.nbytes == other.nbytes and all(
-        bytearray(one[start : start + _COMPARED]) == other[start : start + _COMPARED]
-        for start in range(0, one.nbytes, _COMPARED)
-    )
 
 
 def joined(frames: Frames) -> bytes:
@@ -373,9 +385,6 @@ PARTS_AT_MOST = 256
 
 # What is left of a function, its code for instance, is stored from this many bytes on.
 _LARGE_FUNCTION = 1 << 16
-
-# How much is compared at a time: what the processor's cache holds.
-_COMPARED = 1 << 18
 
 # Types of what stands for something else on its way.
 SEALED = frozenset({Inline, Stored})

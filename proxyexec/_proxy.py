@@ -48,7 +48,8 @@ class Reference(NamedTuple):
     """Where an object is stored, and what it is: enough to make a proxy of it anywhere.
 
     A reference names its store by an address without password. A process can follow it when it
-    has opened that store, was handed it by an executor, or needs no password to open it.
+    was handed that store, by an executor or otherwise; or when it takes neither a password to open
+    it nor, as there is no digest, a secret to verify the object.
     """
 
     address: str
@@ -61,6 +62,8 @@ class Reference(NamedTuple):
     """Its serialized size in bytes."""
     methods: int = 0
     """Which special methods its type has, as bits."""
+    digest: bytes = b""
+    """A keyed digest of what was stored, where the store has integrity; empty where not."""
 
 
 class _OfBoth(str):
@@ -152,7 +155,7 @@ class Proxy(BaseObjectProxy[Any]):
         return copy.deepcopy(self.__wrapped__, memo)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if getattr(_serializing, "embedded", None) is not None:
+        if is_embedding():
             if is_resolved(self):
                 # A task may have changed it: what is passed on is what it is now.
                 return _itself, (self.__wrapped__,)
@@ -245,16 +248,28 @@ def keep(proxy: Proxy) -> Kept:
     return Kept(reference, None if lease is None else _home(reference).join(reference.key))
 
 
+class Embedded(list[Kept]):
+    """What the objects that a thread serializes refer to.
+
+    Args:
+        addresses: of stores that they refer to, or into; also for what is inside of parts.
+    """
+
+    def __init__(self, addresses: set[str]) -> None:
+        super().__init__()
+        self.addresses = addresses
+
+
 @contextmanager
-def embedding() -> Iterator[list[Kept]]:
+def embedding() -> Iterator[Embedded]:
     """Collect what the objects that this thread serializes refer to.
 
     Those are unresolved proxies, and parts that are stored by themselves. Within, resolved
     proxies are pickled as the values that they have become. What was collected is let go of
     when serializing fails.
     """
-    outer = getattr(_serializing, "embedded", None)
-    _serializing.embedded = found = cast("list[Kept]", [])
+    outer: Embedded | None = getattr(_serializing, "embedded", None)
+    _serializing.embedded = found = Embedded(set() if outer is None else outer.addresses)
     try:
         yield found
     except BaseException:
@@ -269,7 +284,20 @@ def embedding() -> Iterator[list[Kept]]:
 
 def embed(kept: Kept) -> None:
     """Add to what is being collected: what is serialized refers to this."""
-    _serializing.embedded.append(kept)
+    embedded: Embedded = _serializing.embedded
+    embedded.append(kept)
+    embed_store(kept.reference.address)
+
+
+def is_embedding() -> bool:
+    """Tell whether what this thread serializes may be stored."""
+    return getattr(_serializing, "embedded", None) is not None
+
+
+def embed_store(address: str) -> None:
+    """Add to what is being collected: what is serialized refers to a store, or into it."""
+    embedded: Embedded = _serializing.embedded
+    embedded.addresses.add(address)
 
 
 _serializing = threading.local()

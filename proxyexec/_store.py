@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import proxyexec_connectors
 
 from proxyexec._cache import FrameCache
-from proxyexec._contents import Content, Contents
+from proxyexec._contents import Content, Contents, are_equal
+from proxyexec._integrity import Seal, handed_seal, untouched, verified
 from proxyexec._ownership import Lease, Leases
 from proxyexec._proxy import Kept, Reference, embedding, is_proxy, make_proxy, reference_of
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames, Usage
     from typing_extensions import Self
 
-__all__ = ["Store", "fetch", "is_in_memory", "leases_of", "store_at"]
+__all__ = ["Store", "fetch", "is_in_memory", "leases_of", "seal_of", "store_at"]
 
 _log = logging.getLogger("proxyexec")
 
@@ -59,6 +60,9 @@ class Store:
             cloudpickle, when not given.
         cache_bytes: fetched frames to keep in this process's memory, in bytes or as ``"64 MB"``.
             Saves repeated fetches over a network; of no use with files, which are mapped.
+        integrity: whether every reference carries a digest of what was stored, made with a secret
+            of this store, and nothing is unpickled that does not have it. ``None`` is what
+            connectors over a network get, Redis for one, and others do not.
     """
 
     def __init__(
@@ -68,10 +72,17 @@ class Store:
         *,
         serializer: Serializer | None = None,
         cache_bytes: int | str = 0,
+        integrity: bool | None = None,
     ) -> None:
-        self._set_up(name, connector, serializer or PickleSerializer(), parse_size(cache_bytes))
+        is_remote = getattr(connector, "is_remote", False)
+        if is_remote if integrity is None else integrity:
+            seal = Seal.new(connector.address, connector.url)
+        else:
+            seal = None
+        serializer = serializer or PickleSerializer()
+        self._set_up(name, connector, serializer, parse_size(cache_bytes), seal)
         self._contents: Contents | None = Contents(
-            connector.get, ahead=getattr(connector, "is_remote", False)
+            untouched(connector.url, seal, connector.get), ahead=is_remote
         )
         self._leases: Leases | None = Leases(
             name, self._evictor(), self, getattr(connector, "release_idle", None)
@@ -81,13 +92,19 @@ class Store:
         weakref.finalize(self, self._leases.post, None).atexit = False
 
     def _set_up(
-        self, name: str, connector: Connector, serializer: Serializer, cache_bytes: int
+        self,
+        name: str,
+        connector: Connector,
+        serializer: Serializer,
+        cache_bytes: int,
+        seal: Seal | None,
     ) -> None:
         self.name = name
         self.connector = connector
         self.serializer = serializer
         self.address = connector.address
         self._cache = FrameCache(cache_bytes) if cache_bytes else None
+        self._seal = seal
         self._contents = None
         self._leases = None
         self._closed = False
@@ -106,6 +123,7 @@ class Store:
         name: str | None = None,
         serializer: Serializer | None = None,
         cache_bytes: int | str = 0,
+        integrity: bool | None = None,
     ) -> Self:
         """Open a store in the place that ``url`` names: ``file:///dir``, ``redis://host``, ….
 
@@ -115,11 +133,18 @@ class Store:
         """
         connector = proxyexec_connectors.connect(url)
         label = name if name is not None else connector.url
-        return cls(label, connector, serializer=serializer, cache_bytes=cache_bytes)
+        return cls(
+            label,
+            connector,
+            serializer=serializer,
+            cache_bytes=cache_bytes,
+            integrity=integrity,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         cache_bytes = self._cache.capacity if self._cache else 0
-        return _reopen, (type(self), self.name, self.connector, self.serializer, cache_bytes)
+        facts = self.name, self.connector, self.serializer, cache_bytes, self._seal
+        return _reopen, (type(self), *facts)
 
     def __repr__(self) -> str:
         return f"Store({self.name!r}, {self.connector!r})"
@@ -154,8 +179,9 @@ class Store:
 
         Raises:
             ObjectMissingError: the object is not there, and no default was given.
+            IntegrityError: what is there is not what was stored, or this process cannot tell.
         """
-        frames = self.fetch(_checked(reference).key)
+        frames = self.fetch(_checked(reference))
         if frames is not None:
             return self.serializer.loads(frames)
         if default is _RAISE:
@@ -223,6 +249,11 @@ class Store:
         """Whether :meth:`close` was called in this process."""
         return self._closed
 
+    @property
+    def seal(self) -> Seal | None:
+        """What its objects are verified with, if they are."""
+        return self._seal
+
     def new_key(self) -> str:
         """Make up a key that no process using this session makes up again."""
         return f"{self._prefix}{next(self._numbers)}"
@@ -249,7 +280,7 @@ class Store:
             contents.expect(content)
         key = self.new_key()
         try:
-            reference = self.keep(obj, key, frames)
+            reference = self.keep(obj, key, frames, content)
         except BaseException:
             self.evict_soon([key], twice=True)  # a put that failed may have been carried out
             raise
@@ -262,24 +293,49 @@ class Store:
         """Tell whether something like what ``frames`` represent was asked about, or is stored."""
         return self._contents is not None and self._contents.is_repeated(Content(frames))
 
-    def keep(self, obj: Any, key: str, frames: Frames) -> Reference:
-        """Store ``obj``, which ``frames`` represent, under ``key``."""
-        self._check_open()
-        self.connector.put(key, frames)
-        type_name, methods = describe(type(obj))
-        return Reference(self.address, key, type_name, frames_size(frames), methods)
+    def keep(self, obj: Any, key: str, frames: Frames, content: Content | None = None) -> Reference:
+        """Store an object.
 
-    def fetch(self, key: str) -> Frames | None:
-        """Return the frames under ``key``, from the cache if there is one."""
+        Args:
+            obj: the object.
+            key: where; nobody else knows it yet.
+            frames: what represents it.
+            content: the frames', if it has been made.
+        """
         self._check_open()
-        if self._cache is None:
-            return self.connector.get(key)
-        frames = self._cache.get(key)
+        if self._seal is None:
+            digest = b""
+            self.connector.put(key, frames)
+        else:
+            digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
+        type_name, methods = describe(type(obj))
+        return Reference(self.address, key, type_name, frames_size(frames), methods, digest)
+
+    def fetch(self, reference: Reference) -> Frames | None:
+        """Return the frames that a reference leads to, from the cache if there is one.
+
+        Raises:
+            IntegrityError: they are not what was stored, or this process cannot tell.
+        """
+        self._check_open()
+        cache = self._cache
+        if cache is None:
+            return self._fetch(reference)
+        frames = cache.get(reference.key, reference.digest)
         if frames is None:
-            frames = self.connector.get(key)
+            frames = self._fetch(reference)
             if frames is not None:
-                frames = self._cache.put(key, frames)
+                frames = cache.put(reference.key, reference.digest, frames)
         return frames
+
+    def is_stored(self, frames: Frames, reference: Reference) -> bool:
+        """Tell whether ``frames`` are what a reference leads to."""
+        self._check_open()
+        if self._seal is not None and reference.digest:
+            # As they have its digest, or do not, they need not come from afar to be compared.
+            return self._seal.fits(reference, frames) and self.connector.exists(reference.key)
+        stored = self.fetch(reference)
+        return stored is not None and are_equal(stored, frames)
 
     def evict_keys(self, keys: Sequence[str]) -> None:
         """Remove the objects under ``keys`` now."""
@@ -330,6 +386,28 @@ class Store:
         self._closing |= close
         if self._closing and not self._users and self._leases is not None and not self._closed:
             self._leases.close_when_none(self.close_or_log)
+
+    def _put_sealed(self, seal: Seal, key: str, frames: Frames, content: Content) -> bytes:
+        """Store frames; return the digest of what has been stored."""
+        if content.may_change:
+            content.digest()
+        digest = seal.digest(key, frames)
+        self.connector.put(key, frames)
+        if content.settle(confirm=True):
+            return digest
+        # Another thread changed an array meanwhile, as it may: what was stored may be neither what
+        # it was before nor what it is now. A copy does not change.
+        frames = [bytes(frame) for frame in frames]
+        self.connector.evict([key])
+        self.connector.put(key, frames)
+        return seal.digest(key, frames)
+
+    def _fetch(self, reference: Reference) -> Frames | None:
+        if self._seal is None and not reference.digest:
+            return self.connector.get(reference.key)
+        if self._seal is None:
+            self._seal = handed_seal(self.address)
+        return verified(reference, self.connector.url, self._seal, self.connector.get)
 
     def _put(self, obj: Any) -> tuple[Reference, list[Kept]]:
         with embedding() as embedded:
@@ -394,7 +472,8 @@ def store_at(address: str) -> Store:
     found = _open.get(address)
     if found is None or (found._closed and not found.is_owner):
         connector = proxyexec_connectors.attach(address)
-        found = _reopen(Store, connector.url, connector, PickleSerializer(), 0)
+        seal = handed_seal(address)
+        found = _reopen(Store, connector.url, connector, PickleSerializer(), 0, seal)
     return found
 
 
@@ -403,6 +482,7 @@ def fetch(reference: Reference) -> Any:
 
     Raises:
         ObjectMissingError: it is not there any more.
+        IntegrityError: what is there is not what was stored, or this process cannot tell.
     """
     return store_at(reference.address).get(reference)
 
@@ -412,20 +492,34 @@ def is_in_memory(reference: Reference) -> bool:
     return reference.address.startswith("memory:")
 
 
+def seal_of(address: str) -> Seal | None:
+    """Return what the objects of a session are verified with, if this process knows."""
+    store = _open.get(address)
+    seal = None if store is None else store.seal
+    return handed_seal(address) if seal is None else seal
+
+
 def leases_of(embedded: Iterable[Kept]) -> list[Lease]:
     """Return the leases on what is embedded in an object."""
     return [kept.lease for kept in embedded if kept.lease is not None]
 
 
 def _reopen(
-    cls: type[Store], name: str, connector: Connector, serializer: Serializer, cache_bytes: int
+    cls: type[Store],
+    name: str,
+    connector: Connector,
+    serializer: Serializer,
+    cache_bytes: int,
+    seal: Seal | None,
 ) -> Store:
     """Unpickle a store: the one that is open here, or one for another process's session."""
     found = _open.get(connector.address)
     if found is not None and (found.is_owner or not found._closed):
+        if found._seal is None and not found.is_owner:  # it was opened by its address
+            found._seal = seal
         return found
     store = cls.__new__(cls)
-    store._set_up(name, connector, serializer, cache_bytes)
+    store._set_up(name, connector, serializer, cache_bytes, seal)
     with _attached_lock:
         _attached[store.address] = store
         while len(_attached) > _ATTACHED_AT_MOST:

@@ -19,6 +19,7 @@ from proxyexec_connectors._layout import split
 
 from proxyexec._carried import callable_name
 from proxyexec._context import SEALED, Context, Inline, joined
+from proxyexec._proxy import is_embedding
 from proxyexec._serialize import PickleSerializer
 from proxyexec._sizes import data_size
 from proxyexec.errors import ArrivalError, DeserializationError, SerializationError
@@ -102,7 +103,11 @@ class Task:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _task, (self._travels, self._blob, self._key)
+        return _task, (self._travels, self._traveling_blob(), self._key)
+
+    def _traveling_blob(self) -> bytes:
+        """The context's serialized form: without secrets where another executor may store it."""
+        return blob_of(self._context or context_from(self._blob)) if is_embedding() else self._blob
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
@@ -130,7 +135,7 @@ class ChunkTask(Task):
     """Several calls of one function, for ``map`` with a ``chunksize``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _task, (self._travels, self._blob, self._key, type(self))
+        return _task, (self._travels, self._traveling_blob(), self._key, type(self))
 
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)

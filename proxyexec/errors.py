@@ -10,6 +10,7 @@
     ├── PolicyError               (RuntimeError)                     should_proxy raised
     ├── StoreClosedError          (ValueError)                       used after close()
     ├── ObjectMissingError        (LookupError)                      evicted, or never stored
+    ├── IntegrityError            (ValueError)                       not what was stored
     └── NotAProxyError            (TypeError)                        a proxy was expected
 
 Each is also the standard type that a caller would already catch. What is wrong with a call's
@@ -46,6 +47,7 @@ __all__ = [
     "CorruptObjectError",
     "DeserializationError",
     "ForeignProcessError",
+    "IntegrityError",
     "MissingExtraError",
     "NotAProxyError",
     "ObjectMissingError",
@@ -115,6 +117,17 @@ class ObjectMissingError(ProxyExecError, LookupError):
             f"no object {key!r} in {url}: it was evicted, or the store that held it was closed; "
             "keep its proxy, future or store for as long as it is needed"
         )
+
+
+class IntegrityError(ProxyExecError, ValueError):
+    """What is stored under a key is not what was stored there, or nobody here can tell.
+
+    Nothing of it was unpickled.
+    """
+
+    def __init__(self, key: str, url: str, reason: str) -> None:
+        self.key, self.url, self.reason = key, url, reason
+        super().__init__(f"object {key!r} in {url} is not to be trusted: {reason}")
 
 
 class NotAProxyError(ProxyExecError, TypeError):
