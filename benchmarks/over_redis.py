@@ -44,7 +44,7 @@ from workloads import pause, touch
 
 from proxyexec import ProxyType, Store, StoreExecutor
 
-DISTRIBUTIONS = ("proxyexec", "redis", "hiredis", "proxystore", "numpy")
+DISTRIBUTIONS = ("proxyexec", "redis", "hiredis", "cryptography", "proxystore", "numpy")
 
 _MB = 1_000_000
 
@@ -60,6 +60,9 @@ _BESIDE_PROXYSTORE = 1.5
 
 # How often the server may send an array that several tasks share; small replies come to little.
 _COPIES_SENT = 1.1
+
+# What is said of a store without integrity, in the names of what is measured.
+_UNVERIFIED = "not verified"
 
 # Rounds that come before those that are kept.
 _FIRST_ROUNDS = 2
@@ -143,7 +146,7 @@ class Server:
 
 
 class Plain:
-    """Values by redis-py, and objects by the connector: of one size, in one process.
+    """Values by redis-py, objects by the connector and by stores: of one size, in one process.
 
     Args:
         server: where.
@@ -151,21 +154,30 @@ class Plain:
     """
 
     names = ("SET", "GET", "put", "get", "evict")
+    names_of_stores = (
+        *("Store.put", f"Store.put, {_UNVERIFIED}"),
+        *("Store.get", f"Store.get, {_UNVERIFIED}"),
+    )
 
     def __init__(self, server: Server, size: int) -> None:
-        self.samples: Samples = {name: [] for name in self.names}
+        self.samples: Samples = {name: [] for name in (*self.names, *self.names_of_stores)}
         self._client = server.client
         self._connector = RedisConnector(server.url)
         self._data = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         self._size = size
         self._calls = next((calls for most, calls in _SMALL_CALLS if size <= most), 1)
-        self._steps = [self._by_redis_py, self._by_connector]
+        self._verifying = Store("benchmark", RedisConnector(server.url))
+        self._other = Store("benchmark", RedisConnector(server.url), integrity=False)
+        self._steps = [
+            *(self._by_redis_py, self._by_connector),
+            *(self._by_verifying_store, self._by_other_store),
+        ]
         self._order = random.Random(0)
 
     def round(self, *, keep: bool) -> None:
         """Do everything once, in an order of its own; nothing is stored afterwards."""
         self._data[0] += 1  # what came back from an earlier round would be wrong
-        times: Samples = {name: [] for name in self.names}
+        times: Samples = {name: [] for name in self.samples}
         self._order.shuffle(self._steps)
         for step in self._steps:
             touch_free_memory(self._size)
@@ -191,6 +203,20 @@ class Plain:
         self._check(found)
         self._time(times["evict"], connector.evict, [(keys,)])
 
+    def _by_verifying_store(self, times: Samples) -> None:
+        self._by_store(self._verifying, times["Store.put"], times["Store.get"])
+
+    def _by_other_store(self, times: Samples) -> None:
+        put, get = (times[f"Store.{what}, {_UNVERIFIED}"] for what in ("put", "get"))
+        self._by_store(self._other, put, get)
+
+    def _by_store(self, store: Store, put: list[float], get: list[float]) -> None:
+        references: list[Any] = []
+        keep = references.append
+        self._time(put, lambda: keep(store.put(self._data)), [()] * self._calls)
+        self._check(self._time(get, store.get, [(one,) for one in references]))
+        store.evict(*references)
+
     def _time(
         self, seconds: list[float], call: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> Any:
@@ -206,7 +232,8 @@ class Plain:
 
     def close(self) -> None:
         """Remove what there is."""
-        self._connector.close()
+        for one in (self._connector, self._verifying, self._other):
+            one.close()
 
 
 class Pools:
@@ -223,10 +250,12 @@ class Pools:
         self._stack = contextlib.ExitStack()
         self._array: Array = np.arange(_ARGUMENT // 8, dtype=np.float64)
         with self._stack as stack:
-            store = Store("benchmark", RedisConnector(server.url))
-            pool = concurrent.futures.ProcessPoolExecutor(_WORKERS)
-            mine = stack.enter_context(StoreExecutor(pool, store, ProxyType(np.ndarray)))
-            self._executors: dict[str, Any] = {"proxyexec": mine}
+            self._executors: dict[str, Any] = {}
+            for name, integrity in (("proxyexec", True), (f"proxyexec {_UNVERIFIED}", False)):
+                store = Store("benchmark", RedisConnector(server.url), integrity=integrity)
+                pool = concurrent.futures.ProcessPoolExecutor(_WORKERS)
+                mine = StoreExecutor(pool, store, ProxyType(np.ndarray))
+                self._executors[name] = stack.enter_context(mine)
             if find_spec("proxystore") is not None:
                 self._executors["proxystore"] = stack.enter_context(_proxystore(server))
             for executor in self._executors.values():
@@ -336,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             interrupted = True
     connector = [_entry(size, samples) for size, samples in plain.items() if samples["evict"]]
     calls = [entry for one in pools for entry in _calls(one)]
-    tables = [_connector_table(connector), _calls_table(calls)]
+    tables = [_connector_table(connector), _stores_table(connector), _calls_table(calls)]
     for table in tables:
         show_table(**table)
     if options.json is not None:
@@ -398,6 +427,28 @@ def _connector_table(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
             ]
             for entry in entries
         ],
+    }
+
+
+def _stores_table(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    rows = []
+    for entry in entries:
+        medians = entry["medians"]
+        pairs = zip(Plain.names_of_stores[::2], Plain.names_of_stores[1::2], strict=True)
+        rows.append(
+            [
+                size_name(entry["size"]),
+                *(_spread(entry["seconds"][name]) for name in Plain.names_of_stores),
+                *(f"{medians[one] / medians[other]:.2f}" for one, other in pairs),
+            ]
+        )
+    return {
+        "title": "one process, an array in a store, with integrity (the default) and without",
+        "columns": [
+            *("size", *Plain.names_of_stores),
+            *(f"{what} beside {_UNVERIFIED}" for what in ("put", "get")),
+        ],
+        "rows": rows,
     }
 
 

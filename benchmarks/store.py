@@ -35,17 +35,27 @@ from screen import Progress, duration, show_table, size_name
 
 from proxyexec import Store
 
-DISTRIBUTIONS = ("proxyexec", "numpy", "xxhash")
+DISTRIBUTIONS = ("proxyexec", "numpy", "xxhash", "cryptography")
 
 _MB = 1_000_000
 
 # What each is measured against, and how many times as long it may take at most, at one size.
-_BESIDE = {"put": "copy", "digest and put": "copy", "evict": "copy", "get and sum": "sum"}
+_BESIDE = {
+    "put": "copy",
+    "digest and put": "copy",
+    "put, verified": "copy",
+    "evict": "copy",
+    "get and sum": "sum",
+    "get and sum, verified": "sum",
+}
 _GOAL_SIZE = 100 * _MB
 _GOALS = {"put": 1.3, "digest and put": 1.8, "get and sum": 1.7}
 
 # In the order of the table.
-_OPERATIONS = ("copy", "put", "digest and put", "evict", "sum", "get and sum")
+_OPERATIONS = (
+    *("copy", "put", "digest and put", "put, verified", "evict"),
+    *("sum", "get and sum", "get and sum, verified"),
+)
 
 # Rounds that come before those that are kept: pools fill, memory is mapped.
 _FIRST_ROUNDS = 3
@@ -69,18 +79,23 @@ class Bench:
 
     Args:
         store: where it is put.
+        verifying: the same, with integrity.
         size: of the array, in bytes.
     """
 
-    def __init__(self, store: Store, size: int) -> None:
+    def __init__(self, store: Store, verifying: Store, size: int) -> None:
         self.samples: Samples = {name: [] for name in _OPERATIONS}
         self._store = store
+        self._verifying = verifying
         self._size = size
         # Whole numbers: their sum is the same in whatever order they are added up.
         self._array: Array = np.arange(max(1, size // 8), dtype=np.float64)
         self._copy = self._array.copy()
         self._calls = 1 if size >= LARGE else _SMALL_CALLS
-        self._steps = [self._copying, self._summing, self._storing, self._storing_with_digest]
+        self._steps = [
+            *(self._copying, self._summing, self._storing),
+            *(self._storing_with_digest, self._storing_verified),
+        ]
         self._order = random.Random(0)
 
     def round(self, *, keep: bool) -> None:
@@ -125,6 +140,16 @@ class Bench:
             self._check(np.array_equal(self._store.get(reference), self._array))
         finally:
             self._store.evict(reference)
+
+    def _storing_verified(self, times: Samples) -> None:
+        store = self._verifying
+        reference = _timed(times["put, verified"], lambda: store.put(self._array))
+        try:
+            name = "get and sum, verified"
+            total = _timed(times[name], lambda: store.get(reference).sum())
+            self._check(total == self._array.sum())
+        finally:
+            store.evict(reference)
 
     def _check(self, right: bool) -> None:
         if not right:
@@ -181,9 +206,13 @@ def _that_fit(wanted: Sequence[int]) -> list[int]:
 
 def _run(wanted: Sequence[int], repeat: int, results: dict[int, Samples]) -> None:
     rounds = _FIRST_ROUNDS + repeat
-    with Store("benchmark", FileConnector()) as store, Progress(len(wanted) * rounds) as progress:
+    with (
+        Store("benchmark", FileConnector()) as store,
+        Store("benchmark", FileConnector(), integrity=True) as verifying,
+        Progress(len(wanted) * rounds) as progress,
+    ):
         for size in wanted:
-            bench = Bench(store, size)
+            bench = Bench(store, verifying, size)
             results[size] = bench.samples
             for number in range(rounds):
                 progress.step(size_name(size))

@@ -213,8 +213,10 @@ def test_frames_of_any_length_and_form_have_digests(monkeypatch, method):
     seal = Seal("memory://x", "memory://", method, bytes(32))
     array = np.arange(1000.0).reshape(10, 10, 10)
     tag = seal._tag("k", [array, b""], bytes(12))
-    monkeypatch.setattr(proxyexec._integrity, "_AT_ONCE", 7)
-    assert seal._tag("k", [array.tobytes(), b""], bytes(12)) == tag
+    for joined, at_once in ((0, 1000), (0, 7), (100_000, 1000)):
+        monkeypatch.setattr(proxyexec._integrity, "_JOINED_BYTES", joined)
+        monkeypatch.setattr(proxyexec._integrity, "_AT_ONCE", at_once)
+        assert seal._tag("k", [array.tobytes(), b""], bytes(12)) == tag
 
 
 # When it counts
