@@ -12,7 +12,7 @@ the objects:
   :class:`proxyexec._context.Stored`), or cannot use the store.
 
 Digests are made by AES-GMAC, where the library for that is there when a store is made: it takes a
-twentieth of the time that hash functions do. It needs a *nonce* for each, a number that is never
+tenth of the time of hash functions, or less. It needs a *nonce* for each, a number that is never
 used twice with a secret, which is a part of the digest. Without the library, HMAC-SHA-256 of the
 standard library does. Nothing here knows connectors.
 """
