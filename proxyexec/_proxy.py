@@ -249,15 +249,11 @@ def keep(proxy: Proxy) -> Kept:
 
 
 class Embedded(list[Kept]):
-    """What the objects that a thread serializes refer to.
+    """What the objects that a thread serializes refer to."""
 
-    Args:
-        addresses: of stores that they refer to, or into; also for what is inside of parts.
-    """
-
-    def __init__(self, addresses: set[str]) -> None:
-        super().__init__()
-        self.addresses = addresses
+    __slots__ = ("addresses",)
+    addresses: set[str]
+    """Of stores that they refer to, or into; also for what is inside of parts."""
 
 
 @contextmanager
@@ -269,7 +265,8 @@ def embedding() -> Iterator[Embedded]:
     when serializing fails.
     """
     outer: Embedded | None = getattr(_serializing, "embedded", None)
-    _serializing.embedded = found = Embedded(set() if outer is None else outer.addresses)
+    _serializing.embedded = found = Embedded()
+    found.addresses = set() if outer is None else outer.addresses
     try:
         yield found
     except BaseException:
