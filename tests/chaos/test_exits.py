@@ -58,8 +58,12 @@ def mark(data, place, n):
     return data + bytes(1)
 
 
-def raise_it(kind, *arguments):
-    raise kind(*arguments)
+def raise_it(kind):
+    raise kind
+
+
+def raise_a_key_error():
+    raise KeyError("in a task")
 
 
 def exit_with_5():
@@ -100,7 +104,7 @@ def end_by_a_signal(executor, futures):
 
 
 def end_by_what_a_task_raised(executor, futures):
-    executor.submit(raise_it, KeyError, "in a task").result()
+    executor.submit(raise_a_key_error).result()
 
 
 def end_by_a_task_that_exits(executor, futures):
