@@ -105,6 +105,8 @@ class Store:
         self.address = connector.address
         self._cache = FrameCache(cache_bytes) if cache_bytes else None
         self._seal = seal
+        # Where objects are not read back, nothing tells that one was lost.
+        self._is_remote: bool = getattr(connector, "is_remote", False)
         self._contents = None
         self._leases = None
         self._closed = False
@@ -425,7 +427,9 @@ class Store:
             if lease is None:  # and nobody will hold it again
                 contents.forget([reference.key])
             elif contents.is_same(content, stored):
-                return Kept(reference, lease)
+                if not self._is_remote or self.connector.exists(reference.key):
+                    return Kept(reference, lease)
+                contents.forget([reference.key])  # the server has lost it
         return None
 
     def _check_owner(self) -> Leases:

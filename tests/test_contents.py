@@ -229,6 +229,19 @@ def test_nothing_is_read_back_from_afar(remote, gate, size):
     assert all(future.result() == [bytes(size)] for future in futures)
 
 
+def test_what_was_lost_afar_is_stored_again(remote, gate):
+    """By a server that started again empty, say."""
+    lost = remote.submit(held(gate), b"content")
+    connector = remote.store.connector
+    connector.evict(connector.puts[:])
+    again = remote.submit(held(gate), b"content")
+    once_more = remote.submit(held(gate), b"content")
+    assert len(connector.puts) == 2
+    gate.set()
+    assert again.result() == once_more.result() == [b"content"]
+    assert lost.exception() is None or lost.exception().key == connector.puts[0]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_changes_while_it_is_stored_is_not_taken_for_what_it_was(remote, gate, when):
     def change():
