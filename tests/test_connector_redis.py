@@ -29,7 +29,7 @@ import redis as redis_py
 from proxyexec_connectors import attach, connect
 from proxyexec_connectors import redis as connector_module
 from proxyexec_connectors import _redis_wire
-from proxyexec_connectors._redis_format import Head
+from proxyexec_connectors._redis_format import Head, run_of
 from proxyexec_connectors._redis_wire import Packer
 from proxyexec_connectors._redis_session import remove
 from proxyexec_connectors.errors import (
@@ -301,6 +301,17 @@ def test_big_frames_are_sent_from_where_they_lie(connector, monkeypatch):
     assert sum(view.nbytes for view in views) == len(frame)
     assert all(view.obj is frame for view in views)
     assert max(len(buffer) for buffer in sent if isinstance(buffer, bytes)) < 10_000
+
+
+def test_no_view_of_a_view_is_made():
+    """Python's garbage collector crashed on these."""
+    content = bytearray(100_000)
+    views = [memoryview(content), pickle.PickleBuffer(content).raw(), memoryview(content)[100:]]
+    run, size = run_of(views)
+    found = [part.obj for part in run if isinstance(part, memoryview)]
+    assert [one for one in found if one is content] == [content] * 3
+    assert not any(isinstance(one, memoryview) for one in found)
+    assert size > 299_900
 
 
 def test_commands_are_written_as_by_others(connector):
@@ -773,10 +784,11 @@ def test_a_session_that_the_server_forgot_is_alive_with_its_next_object(
 def test_a_server_that_drops_keys_may_have_dropped_those_of_the_living():
     with redis_server(maxmemory="20mb", maxmemory_policy="allkeys-lru") as server:
         with closing(RedisConnector(server.url)) as living, server.client() as client:
-            living.put("filling", [bytes(10_000_000)])
-            living.put("more filling", [bytes(10_000_000)])
+            for number in range(40):
+                living.put(f"filling {number}", [bytes(900_000)])
             assert client.info("stats")["evicted_keys"] > 0
             client.config_set("maxmemory", 0)
+            client.flushall()  # or what it had dropped of the index would be left
             dead = attach(living.address.replace(living._session, "d" * 16))
             for one in (living, dead):
                 one.put("key", [b"x"])

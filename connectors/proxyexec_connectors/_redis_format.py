@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from proxyexec_connectors import _layout
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["HEAD", "Head", "Piece", "cut", "run_of"]
@@ -81,8 +83,17 @@ class Piece(NamedTuple):
 
 def run_of(frames: Frames) -> tuple[list[memoryview | bytes], int]:
     """The run as buffers that follow each other, and its length; nothing is copied."""
+    return _layout.pieces([_raw(frame) for frame in frames])
+
+
+def _raw(frame: Buffer) -> memoryview:
+    view = memoryview(frame)
+    if view.format == "B" and view.ndim == 1 and view.contiguous:
+        # A view of the object, and not one of a view of it: up to Python 3.11.8, the collector
+        # crashes when it finds both of the latter in a cycle, as of an error and its traceback.
+        return view
     # Unlike memoryview.cast, raw() takes empty buffers and Fortran order.
-    return _layout.pieces([PickleBuffer(frame).raw() for frame in frames])
+    return PickleBuffer(frame).raw()
 
 
 def cut(run: list[memoryview | bytes], head: Head) -> Iterator[Piece]:
