@@ -42,6 +42,7 @@ from proxyexec.errors import (
     DeserializationError,
     ProxyExecError,
     SerializationError,
+    StoreFullError,
 )
 from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
 
@@ -210,7 +211,8 @@ class Context(NamedTuple):
         with embedding() as embedded:
             frames = candidate.frames
             if frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate):
-                return self.refer(keeper.keep(function, frames, embedded), embedded.addresses)
+                kept = _kept(keeper, function, frames, embedded, what)
+                return self.refer(kept, embedded.addresses)
         return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
 
     def refer(self, kept: Kept, addresses: Iterable[str] = ()) -> Packed:
@@ -298,7 +300,8 @@ class Context(NamedTuple):
             return Packed(obj)  # a lock, say: threads can pass it on as it is
         frames = candidate.frames
         if proxied:
-            return self.refer(keeper.keep(obj, frames, embedded), embedded.addresses)
+            kept = _kept(keeper, obj, frames, embedded, candidate.what)
+            return self.refer(kept, embedded.addresses)
         return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
 
     def _seals(self, addresses: Iterable[str]) -> tuple[Seal, ...]:
@@ -360,6 +363,13 @@ class ResultKeeper:
 def part_key(key: str, number: int) -> str:
     """The key of part ``number`` of the result under ``key``."""
     return f"{key}+{number}"
+
+
+def _kept(keeper: Keeper, obj: Any, frames: Frames, embedded: Sequence[Kept], what: str) -> Kept:
+    try:
+        return keeper.keep(obj, frames, embedded)
+    except StoreFullError as error:
+        raise error.about(what) from error.__cause__
 
 
 def _is_unchanged(reference: Reference, candidate: Candidate) -> bool:

@@ -27,7 +27,7 @@ from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
 from proxyexec._serialize import Candidate, Serializer
 from proxyexec._sizes import data_size, parse_size, root_of, size_bound
 from proxyexec._types import NEVER_PROXIED
-from proxyexec.errors import PolicyError, SerializationError, name_of
+from proxyexec.errors import PolicyError, SerializationError, StoreFullError, name_of
 from proxyexec.policy import Policy, ShouldProxy, is_proxied
 
 __all__ = ["PartRules", "TakenParts"]
@@ -192,7 +192,10 @@ class TakenParts(Parts):
                 frames = candidate.frames
             except SerializationError:  # as a part of the whole it may do, with cloudpickle
                 return None
-            kept = self._keep(obj, frames, inside)
+            try:
+                kept = self._keep(obj, frames, inside)
+            except StoreFullError as error:
+                raise error.about(candidate.what) from error.__cause__
         if kept is None:
             self.leave(obj)
         return kept

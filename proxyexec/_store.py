@@ -31,7 +31,13 @@ from proxyexec._proxy import Kept, Reference, embedding, is_proxy, make_proxy, r
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
 from proxyexec._types import NEVER_PROXIED, describe
-from proxyexec.errors import ObjectMissingError, StoreClosedError, name_of
+from proxyexec.errors import (
+    ConnectorFullError,
+    ObjectMissingError,
+    StoreClosedError,
+    StoreFullError,
+    name_of,
+)
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames, Usage
@@ -167,7 +173,7 @@ class Store:
 
         Raises:
             SerializationError: the object cannot be pickled.
-            ConnectorFullError: there is no room for it.
+            StoreFullError: there is no room for it.
         """
         reference, _ = self._put(obj)
         return reference
@@ -198,6 +204,8 @@ class Store:
 
         Raises:
             TypeError: singletons, classes and modules cannot be proxied usefully, nor can proxies.
+            SerializationError: the object cannot be pickled.
+            StoreFullError: there is no room for it.
         """
         if is_proxy(obj):
             raise TypeError("this is a proxy already; proxyexec.clone() makes another one")
@@ -303,13 +311,22 @@ class Store:
             key: where; nobody else knows it yet.
             frames: what represents it.
             content: the frames', if it has been made.
+
+        If that fails, the caller evicts it: it may have been carried out.
+
+        Raises:
+            StoreFullError: there is no room for it.
         """
         self._check_open()
-        if self._seal is None:
-            digest = b""
-            self.connector.put(key, frames)
-        else:
-            digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
+        digest = b""
+        try:
+            if self._seal is None:
+                self.connector.put(key, frames)
+            else:
+                digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
+        except ConnectorFullError as error:
+            what = f"an object of type {name_of(type(obj))}"
+            raise StoreFullError(what, error.url, error.needed, error.free) from error
         type_name, methods = describe(type(obj))
         return Reference(self.address, key, type_name, frames_size(frames), methods, digest)
 
@@ -414,7 +431,12 @@ class Store:
     def _put(self, obj: Any) -> tuple[Reference, list[Kept]]:
         with embedding() as embedded:
             frames = Candidate(obj, self.serializer).frames
-        return self.keep(obj, self.new_key(), frames), embedded
+        key = self.new_key()
+        try:
+            return self.keep(obj, key, frames), embedded
+        except BaseException:
+            self.evict_soon([key])  # a put that failed may have been carried out
+            raise
 
     def _find(self, content: Content) -> Kept | None:
         contents = self._contents

@@ -4,6 +4,8 @@
 
     ProxyExecError
     ├── ConnectorError ...        see proxyexec_connectors.errors
+    │   └── ConnectorFullError ...
+    │       └── StoreFullError    (OSError, ENOSPC)                  … says for what
     ├── SerializationError        (pickle.PicklingError, TypeError)  cannot be sent
     ├── DeserializationError      (pickle.UnpicklingError)           cannot be made again
     │   └── ArrivalError          (BrokenProcessPool)                … where it arrives
@@ -20,6 +22,7 @@ data reaches the caller through the call's future.
 from __future__ import annotations
 
 import builtins
+import errno
 import functools
 import pickle
 from concurrent.futures.process import BrokenProcessPool
@@ -55,6 +58,7 @@ __all__ = [
     "ProxyExecError",
     "SerializationError",
     "StoreClosedError",
+    "StoreFullError",
     "UnknownSchemeError",
     "UnsafeDirectoryError",
 ]
@@ -106,6 +110,27 @@ class StoreClosedError(ProxyExecError, ValueError):
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"the store {name!r} is closed; its objects are gone")
+
+
+class StoreFullError(ConnectorFullError):
+    """There is no room in a store for an object; ``what`` says which one it is.
+
+    ``needed`` is its size in bytes, and ``free`` is how many are left (``None`` if nobody knows).
+    """
+
+    def __init__(self, what: str, url: str, needed: int, free: int | None = None) -> None:
+        self.what, self.url, self.needed, self.free = what, url, needed, free
+        left = "" if free is None else f", where {free:,} bytes are free"
+        OSError.__init__(
+            self,
+            errno.ENOSPC,
+            f"no room for {what}, of {needed:,} bytes, in {url}{left}; "
+            "evict objects, or give the store more space",
+        )
+
+    def about(self, what: str) -> StoreFullError:
+        """The same error, of an object that is ``what`` to the caller."""
+        return StoreFullError(what, self.url, self.needed, self.free)
 
 
 class ObjectMissingError(ProxyExecError, LookupError):

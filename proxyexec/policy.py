@@ -250,6 +250,7 @@ def is_proxied(policy: ShouldProxy, candidate: Candidate) -> bool:
     Raises:
         PolicyError: the policy raised.
         SerializationError: the policy asked for the size of what cannot be serialized.
+        Exception: it asked for the size of what has a part that cannot be stored; what that raised.
     """
     if isinstance(candidate.obj, NEVER_PROXIED):
         return False
@@ -258,6 +259,8 @@ def is_proxied(policy: ShouldProxy, candidate: Candidate) -> bool:
     except SerializationError:
         raise
     except Exception as error:
+        if candidate.parts is not None and candidate.parts.has_failed():
+            raise
         kind, reason = name_of(type(candidate.obj)), f"{type(error).__name__}: {error}"
         raise PolicyError(repr(policy), candidate.what, kind, reason) from error
 

@@ -64,13 +64,21 @@ def shared_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def small_tmpfs(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of 64 MiB, as containers have for shared memory."""
-    directory = tmp_path / "tmpfs"
+    with mounted_tmpfs(tmp_path / "tmpfs", "64m") as directory:
+        yield directory
+
+
+@contextlib.contextmanager
+def mounted_tmpfs(directory: Path, size: str) -> Iterator[Path]:
+    """Mount a tmpfs; skip the test where that is not allowed."""
     directory.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", str(directory)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(directory)]
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting takes a user who may")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 @pytest.fixture(autouse=True)

@@ -117,3 +117,16 @@ def test_proxies_inside_a_stored_object_are_kept_with_it():
         assert store.get(reference)["inner"] == [1, 2]
         del outer
         assert store.usage() == (0, 0)
+
+
+def test_a_put_that_fails_after_all_leaves_nothing():
+    class Failing(MemoryConnector):
+        def put(self, key, frames):
+            super().put(key, frames)
+            raise ConnectionError("the reply was lost")
+
+    with Store("failing", Failing()) as store:
+        for use in (store.put, store.proxy):
+            with pytest.raises(ConnectionError):
+                use([1, 2, 3])
+            assert store.usage() == (0, 0)

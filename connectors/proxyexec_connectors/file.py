@@ -225,7 +225,7 @@ class FileConnector:
                 if error.errno not in _NO_ROOM:
                     raise self._translated(error) from error
                 if segments is last:
-                    free = _free_bytes(segments.place)
+                    free = max(map(_free_bytes, self._places))
                     raise ConnectorFullError(self.url, size, free) from error
 
     def get(self, key: str) -> Frames | None:

@@ -30,6 +30,7 @@ from proxyexec_connectors._redis_session import (
 from proxyexec_connectors._redis_wire import Request, ready
 from proxyexec_connectors.errors import (
     ConnectorError,
+    ConnectorFullError,
     ConnectorUnavailableError,
     CorruptObjectError,
 )
@@ -251,12 +252,22 @@ class RedisConnector:
             replies = self._link.exchange(
                 lambda: self._puts(parcels), window=_WINDOW, needed=needed
             )
-        except BaseException:
+        except BaseException as error:
             self._discard([one.temporary for one in parcels if one.temporary is not None])
+            if isinstance(error, ConnectorFullError):
+                raise ConnectorFullError(self.url, needed, self._free_bytes()) from error.__cause__
             raise
         if any(_LOST in results for results in replies):
             reason = "it lost a part of an object while that was being stored"
             raise ConnectorUnavailableError(self.url, reason)
+
+    def _free_bytes(self) -> int | None:
+        """Ask the server how much memory it may still use; it need not tell."""
+        try:
+            [memory] = self._link.run([("INFO", "memory")], patient=False)
+            return max(int(memory["maxmemory"]) - int(memory["used_memory"]), 0)
+        except (ConnectorError, KeyError, TypeError):
+            return None
 
     def _puts(self, parcels: Sequence[_Parcel]) -> Iterator[Request]:
         """What stores the parcels: small ones together, a big one in several transactions."""
