@@ -95,7 +95,7 @@ def _in_order(
             # No name refers to the result while the caller has it.
             yield _take(arrived, number)
     finally:
-        chunks.cancel()
+        chunks.leave()
         arrived.clear()
         del chunks  # an error's traceback refers to this frame
 
@@ -180,7 +180,7 @@ class _Chunks:
         self.closed = False
         """Whether all items are drawn."""
         self._submit: Submit | None = submit
-        self._arrived = weakref.ref(arrived)
+        self._arrived: Callable[[], _Arrived | None] = weakref.ref(arrived)
         # Guards all below. Reentrant, as the garbage collector may drop an iterator inside, which
         # cancels: what that takes away is replaced, and not changed.
         self._changed = threading.Condition()
@@ -253,6 +253,12 @@ class _Chunks:
             if future is not None:
                 future.cancel()
         self._end_turn_if_done()
+
+    def leave(self) -> None:
+        """Cancel, and keep nothing that arrives from now on."""
+        # Whoever has the error that ended the reading has, by its traceback, where results arrive.
+        self._arrived = _nobody
+        self.cancel()
 
     def _feed(self) -> None:
         """Give chunks to the executor while it should have more."""
@@ -385,6 +391,10 @@ class _Chunks:
         if turn is not None:
             self.tasks.launch(turn)
             self.tasks.discard(turn)
+
+
+def _nobody() -> None:
+    """Stands in for the reader of results."""
 
 
 def _is_broken(error: BaseException) -> bool:

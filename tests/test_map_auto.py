@@ -475,6 +475,26 @@ def test_an_error_that_is_kept_keeps_no_results(pool):
     del caught
 
 
+def test_an_error_that_is_kept_keeps_no_results_that_come_later(pool, tmp_path):
+    release = tmp_path / "release"
+    results = pool.map(
+        make_after, [tmp_path / "missing", release], [-1, 1_000_000], chunksize="auto"
+    )
+    with pytest.raises(ValueError, match="negative") as caught:
+        list(results)
+    release.touch()
+    while pool._tasks._in_flight:
+        time.sleep(0.001)
+    assert pool.store.usage() == (0, 0)
+    del caught
+
+
+def make_after(path, size):
+    while size > 0 and not path.exists():
+        time.sleep(0.001)
+    return bytes(size)
+
+
 def test_results_are_freed_as_they_are_consumed(pool):
     for result in pool.map(functions.make_bytes, [300_000] * 6, chunksize="auto"):
         assert len(result) == 300_000
