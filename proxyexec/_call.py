@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
     from proxyexec._ownership import Lease
+    from proxyexec._quota import Quota
     from proxyexec._tasks import Tasks
 
 __all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "TimedChunkCall", "plain"]
@@ -101,6 +102,10 @@ class Call:
         self._opened: tuple[Any, BaseException | None] | None = None
         self.key = context.store.new_key()
         tasks.add(self)
+
+    @property
+    def quota(self) -> Quota | None:
+        return self._tasks.store.quota
 
     def pack_function(self, function: Any) -> Any:
         """Make the callable ready to travel."""
@@ -240,9 +245,11 @@ class Call:
         if not self._tasks.ownership:
             store.spare(reference.key)
         lease = store.join(reference.key)
-        if lease is None and reference.key == key and self._tasks.ownership:
-            lease = store.take(key, companions)
-            store.start_evicting()
+        if lease is None and reference.key == key:
+            store.count(reference)
+            if self._tasks.ownership:
+                lease = store.take(key, companions)
+                store.start_evicting()
         if self._context.lazy:
             return make_proxy(reference, lease)
         return Deferred(store, reference, lease, self._what)
@@ -260,9 +267,11 @@ class Call:
             if not self._tasks.ownership:
                 store.spare(reference.key)
             lease = store.join(reference.key)
-            if lease is None and self._tasks.ownership and reference.key.startswith(f"{key}+"):
-                lease = store.take(reference.key)
-                store.start_evicting()
+            if lease is None and reference.key.startswith(f"{key}+"):
+                store.count(reference)
+                if self._tasks.ownership:
+                    lease = store.take(reference.key)
+                    store.start_evicting()
             if lease is not None:
                 leases.append(lease)
         return leases
@@ -337,6 +346,8 @@ class TimedChunkCall(ChunkCall):
     ) -> tuple[Sequence[Any], dict[str, Any]]:
         chunk: list[tuple[Any, ...]] = []
         weight = 0
+        quota = self.quota
+        before = None if quota is None else quota.counted_here()
         for number, one in enumerate(args):
             try:
                 # What may change is serialized now: in one message, it would be one object.
@@ -348,7 +359,8 @@ class TimedChunkCall(ChunkCall):
                 travels = (_UNSENT,)
             chunk.append(travels)
             weight += sum(map(weight_of, travels))
-            if weight > HEAVIEST_BYTES:
+            # What is stored takes room, and there is to be some for the next item.
+            if weight > HEAVIEST_BYTES or (quota is not None and quota.counted_here() != before):
                 break  # the rest will be sent again
         return chunk, kwargs
 
@@ -382,6 +394,10 @@ class PassedCall:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         tasks.add(self)
+
+    @property
+    def quota(self) -> Quota | None:
+        return self._tasks.store.quota
 
     def open(self, outcome: Any) -> Any:
         return outcome

@@ -6,6 +6,9 @@ what takes that long, and shrink at once where items are slow. Nobody waits behi
 was sized by mistake: a worker leaves the rest of what takes too long, and it is sent again, in
 smaller chunks. Towards the end chunks become smaller, so that all workers finish together.
 
+Under a quota, no chunk is sent before there is room, unless nobody could make any: while something
+is under way, or the reader of results has some to let go of, somebody can.
+
 There is no thread for this. Whoever draws items gives the first chunks to the executor, and the
 callbacks of their futures give the next. A map under way is a task in flight to its executor,
 and one that has tasks to give yet: being shut down, the executor waits for it.
@@ -16,6 +19,7 @@ Knows nothing of policies or stores.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import heapq
 import itertools
@@ -30,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._map import Results, are_at_hand, checked_buffersize, deadline_after
+from proxyexec._proxy import is_proxy
 from proxyexec._task import Failed
 from proxyexec._waiting import announce
 from proxyexec.errors import ArrivalError
@@ -52,6 +57,7 @@ def automatic_results(
     buffersize: int | None,
     tasks: Tasks,
     workers: int,
+    size: int | None = None,
 ) -> Iterator[Any]:
     """Submit the tuples of items in chunks, and return an iterator of the results.
 
@@ -62,13 +68,14 @@ def automatic_results(
         buffersize: how many items may be under way ahead of the results consumed.
         tasks: the executor's.
         workers: how many tasks it runs at a time.
+        size: of the chunks, if it is not to be found.
     """
     deadline = deadline_after(timeout)
     buffer = checked_buffersize(buffersize)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     items = (item for item in enumerate(calls))  # which asks no iterable again after the end
     arrived = _Arrived()
-    chunks = _Chunks(submit, tasks, workers, arrived)
+    chunks = _Chunks(submit, tasks, workers, arrived, size)
     try:
         if buffer is None and are_at_hand(iterables):
             chunks.add(list(items))
@@ -90,6 +97,8 @@ def _in_order(
         for number in itertools.count():
             if not chunks.closed:
                 _draw(chunks, items)
+            if chunks.bounded:
+                chunks.go_on()
             if number not in arrived and not chunks.wait(number, arrived, deadline):
                 return
             # No name refers to the result while the caller has it.
@@ -155,6 +164,9 @@ class _Turn:
     def cancel(self) -> None:
         self._chunks.cancel()
 
+    def go_on(self) -> None:
+        self._chunks.go_on()
+
 
 class _Chunks:
     """The chunks of one map: what is to be sent, what is under way, and how large they are.
@@ -166,6 +178,7 @@ class _Chunks:
         tasks: the executor's.
         workers: how many tasks it runs at a time.
         arrived: where to put what comes back.
+        size: of a chunk, if it is not to be found.
     """
 
     def __init__(
@@ -174,6 +187,7 @@ class _Chunks:
         tasks: Tasks,
         workers: int,
         arrived: _Arrived,
+        size: int | None = None,
     ) -> None:
         self.tasks = tasks
         self.process = os.getpid()
@@ -193,11 +207,22 @@ class _Chunks:
         # How many more chunks may be.
         self._ahead = self._slots = _CHUNKS_AHEAD * workers
         # The most items that a chunk may have, and how many are not worth dividing.
-        self._size = self._least = 1
+        self._size = self._least = size or 1
+        self._given_size = size
         self._feeding = False
+        self._quota = tasks.store.quota
+        # How much the last chunk has stored: as a rule, the next one stores as much.
+        self._expected = 0
         self._turn: _Turn | None = None
         # Why nothing is sent any more.
         self._stopped: BaseException | None = None
+        if self._quota is not None:
+            self._quota.resume(self)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether chunks may have to wait for room."""
+        return self._quota is not None
 
     def add(self, items: Sequence[Item]) -> None:
         """Take items that were drawn, and send them: now, or when one of the chunks has arrived.
@@ -211,7 +236,7 @@ class _Chunks:
                 self._take_turn()
             self._drawn.extend(items)
             self._number_drawn += len(items)
-        self._feed()
+        self._feed(by_reader=True)
         self._raise_if_stopped()
 
     def close(self) -> None:
@@ -227,17 +252,22 @@ class _Chunks:
             TimeoutError: it is not there in time.
             BaseException: it was not sent; what kept it from that.
         """
-        with self._changed:
-            while number not in arrived:
-                if number == self._number_drawn:
-                    return False
-                if not self._is_under_way(number):
-                    self._raise_if_stopped()
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise concurrent.futures.TimeoutError
-                self._changed.wait(left)
-            return True
+        while True:
+            with self._changed:
+                while number not in arrived:
+                    if number == self._number_drawn:
+                        return False
+                    if not self._is_under_way(number):
+                        self._raise_if_stopped()
+                    if self._is_held_up():
+                        break
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise concurrent.futures.TimeoutError
+                    self._changed.wait(left)
+                else:
+                    return True
+            self._feed(by_reader=True, needed=True)
 
     def cancel(self) -> None:
         """Send nothing any more, and cancel what has not started."""
@@ -260,22 +290,35 @@ class _Chunks:
         self._arrived = _nobody
         self.cancel()
 
-    def _feed(self) -> None:
-        """Give chunks to the executor while it should have more."""
+    def go_on(self) -> None:
+        """Give chunks to the executor, if there is room by now."""
+        self._feed()
+
+    def _feed(self, *, by_reader: bool = False, needed: bool = False) -> None:
+        """Give chunks to the executor while it should have more.
+
+        Args:
+            by_reader: whether this is the thread that draws items and reads results.
+            needed: whether it can read no further before something is sent.
+        """
         with self._changed:
             if self._feeding:
                 return  # whoever does looks again before it ends
             self._feeding = True
         while True:
             with self._changed:
-                chunk, submit = self._next_chunk(), self._submit
+                alone = self._is_alone(by_reader=by_reader)
+                sends = (needed and not self._under_way) or self._may_send(alone=alone)
+                chunk, submit = self._next_chunk() if sends else None, self._submit
                 if chunk is None or submit is None:
                     self._feeding = False
+                    if self._quota is not None:
+                        self._changed.notify_all()  # the reader, who may send what this does not
                     break
                 self._under_way.add(chunk)
                 self._slots -= chunk.slots
             try:
-                chunk.future = future = submit([arguments for _, arguments in chunk.items])
+                chunk.future = future = self._sent(submit, chunk, waits=by_reader and alone)
             except BaseException as error:  # noqa: BLE001 - raised where items are drawn or read
                 with self._changed:
                     self._under_way.discard(chunk)
@@ -287,6 +330,35 @@ class _Chunks:
                 future.add_done_callback(functools.partial(self._arrive, chunk))
                 del future
         self._end_turn_if_done()
+
+    def _sent(self, submit: Submit, chunk: _Chunk, *, waits: bool) -> Future[TimedOutcome]:
+        calls = [arguments for _, arguments in chunk.items]
+        quota = self._quota
+        if quota is None:
+            return submit(calls)
+        before = quota.counted_here()
+        with contextlib.nullcontext() if waits else quota.unbounded():
+            future = submit(calls)
+        self._expected = quota.counted_here() - before
+        return future
+
+    def _is_alone(self, *, by_reader: bool) -> bool:
+        """Tell that nothing of this map takes room that somebody will make."""
+        if self._quota is None or self._under_way:
+            return False
+        # What has arrived, the reader lets go of; if nobody reads, it is not kept.
+        arrived = self._arrived()
+        return not arrived if by_reader else arrived is None
+
+    def _may_send(self, *, alone: bool) -> bool:
+        quota = self._quota
+        return quota is None or alone or self.tasks.hurried or quota.has_room(self._expected)
+
+    def _is_held_up(self) -> bool:
+        """Tell that nothing will come unless the reader sends more."""
+        if self._quota is None or self._feeding or self._under_way:
+            return False
+        return self._stopped is None and bool(self._left or self._drawn)
 
     def _next_chunk(self) -> _Chunk | None:
         """Take the items of a chunk that is to be sent now."""
@@ -334,7 +406,7 @@ class _Chunks:
                     self._under_way = set()
             else:
                 called = len(outcome.results)
-                self._measure(outcome.seconds, called, len(numbers) - called)
+                self._measure(outcome, len(numbers) - called)
                 if self._stopped is None:
                     for item in items[called:]:
                         heapq.heappush(self._left, item)
@@ -347,9 +419,16 @@ class _Chunks:
         else:  # there is no more room than before; and what has failed may be another pool
             self._end_turn_if_done()
 
-    def _measure(self, seconds: float, called: int, left: int) -> None:
+    def _measure(self, outcome: TimedOutcome, left: int) -> None:
         """Learn from a chunk how large the next ones should be."""
-        in_a_second = called / max(seconds, 1e-9)
+        if self._quota is not None and any(map(_takes_room, outcome.results)):
+            self._size = self._least = 1  # for how many is room, workers do not know
+            return
+        if self._given_size is not None:
+            self._size = self._least = self._given_size
+            return
+        called = len(outcome.results)
+        in_a_second = called / max(outcome.seconds, 1e-9)
         ideal = called if left else _MOST_ITEMS
         ideal = min(ideal, int(_CHUNK_SECONDS * in_a_second))
         self._size = max(1, min(ideal, max(self._size, called * _GROWTH)))
@@ -395,6 +474,10 @@ class _Chunks:
 
 def _nobody() -> None:
     """Stands in for the reader of results."""
+
+
+def _takes_room(result: Any) -> bool:
+    return type(result) is Deferred or is_proxy(result)
 
 
 def _is_broken(error: BaseException) -> bool:

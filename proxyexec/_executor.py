@@ -7,6 +7,7 @@ evicted. Nothing here knows backends or frameworks.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import operator
@@ -35,6 +36,7 @@ from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._parts import PartRules
 from proxyexec._proxy import Proxy
+from proxyexec._quota import ShutDownError
 from proxyexec._serialize import PickleSerializer
 from proxyexec._store import Store
 from proxyexec._task import Task, blob_of
@@ -187,7 +189,8 @@ class StoreExecutor(Executor):
         the call waits, and no worker does; if it fails or is cancelled, so is this call.
 
         What is wrong with the call's data (it cannot be pickled, the store is full, the policy
-        raised) reaches the caller through the future.
+        raised) reaches the caller through the future. Where the store has a quota (``max_bytes``),
+        a call waits here until there is room for its arguments.
 
         Raises:
             RuntimeError: the executor is shut down, or its pool broken.
@@ -224,6 +227,9 @@ class StoreExecutor(Executor):
         early, or dropping it half-way, cancels what has not started and evicts the rest. Dropped
         unread, it lets the tasks run, as the standard library's does.
 
+        Where the store has a quota, tasks are given to a pool of processes as there is room for
+        them; with a ``buffersize``, to every executor.
+
         Args:
             fn: takes as many arguments as there are iterables.
             iterables: drawn from at once, or as results are consumed if ``buffersize`` is given.
@@ -242,20 +248,27 @@ class StoreExecutor(Executor):
             TypeError: ``chunksize`` or ``buffersize`` is not an integer.
         """
         size = _checked_chunksize(chunksize) if self._crosses else 1
+        quota = None if self._never else self._store.quota
+        given = None
+        if quota is not None and buffersize is None and self._crosses:
+            # All items are drawn now, and are sent when there is room: by nobody who waits for it.
+            given, size = size, None
         kind = Call if size == 1 else TimedChunkCall if size is None else ChunkCall
         function: Any = fn
         if size != 1 or (self._crosses and not self._context.travels_by_name(fn)):
             may_change = buffersize is not None or not are_at_hand(iterables)
             function = MappedFunction(fn, self._tasks, kind, may_change=may_change)
         # By way of submit(), which subclasses may have changed.
-        submit = functools.partial(_submit_item, self.submit, function)
+        submit: Callable[..., Any] = functools.partial(_submit_item, self.submit, function)
         if size is None:
             return automatic_results(
-                submit, iterables, timeout, buffersize, self._tasks, self._workers
+                submit, iterables, timeout, buffersize, self._tasks, self._workers, given
             )
+        if quota is not None and buffersize is None:
+            submit = quota.freely(submit)  # or it would wait for what its own results take
         if size > 1:
-            return chunked_results(submit, iterables, timeout, buffersize, size)
-        return results(submit, iterables, timeout, buffersize)
+            return chunked_results(submit, iterables, timeout, buffersize, size, quota)
+        return results(submit, iterables, timeout, buffersize, quota)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the base executor down, as :meth:`concurrent.futures.Executor.shutdown` does.
@@ -270,6 +283,8 @@ class StoreExecutor(Executor):
         self._tasks.no_more()
         if cancel_futures:
             self._tasks.cancel_waiting()
+        if self._store.quota is not None:
+            self._tasks.hurry()
         if wait:
             launched = threading.Event()
             if self._tasks.when_launched(launched.set):
@@ -328,6 +343,10 @@ class StoreExecutor(Executor):
 
         The arguments may pass nevertheless.
         """
+        quota = self._store.quota
+        if quota is not None and not quota.is_in_turn():
+            with quota.turn(functools.partial(self._tasks.waits, call)):
+                return self._submit(call, function, args, kwargs, passes=passes)
         futures = [] if passes else self._awaited(call.values(args, kwargs))
         if all(map(_is_ready, futures)):
             futures = []
@@ -339,7 +358,7 @@ class StoreExecutor(Executor):
                 args, kwargs = call.pack_all(args, kwargs)
         except BaseException as error:
             call.end(error)
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not isinstance(error, ShutDownError):
                 return failed_future(error)
             raise
         task = call.kind(plain(function), travels, self._context, self._blob, call.key)
@@ -348,7 +367,9 @@ class StoreExecutor(Executor):
             return self._start(call, task, args, kwargs)
 
         def launch() -> Any:
-            packed_args, packed_kwargs = call.pack_all(args, kwargs)
+            # By who delivers results, hence room.
+            with contextlib.nullcontext() if quota is None else quota.unbounded():
+                packed_args, packed_kwargs = call.pack_all(args, kwargs)
             call.seal()
             return self._submit_to_base(task, *packed_args, **packed_kwargs)
 

@@ -12,6 +12,7 @@ policies or stores.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -21,6 +22,7 @@ from proxyexec.errors import ArrivalError, DeserializationError
 if TYPE_CHECKING:
     from proxyexec._ownership import Lease
     from proxyexec._proxy import Reference
+    from proxyexec._quota import Quota
     from proxyexec._store import Store
 
 __all__ = [
@@ -39,6 +41,11 @@ R = TypeVar("R")
 
 class Call(Protocol):
     """The client's side of a task."""
+
+    @property
+    def quota(self) -> Quota | None:
+        """Of the store, if it has one."""
+        ...
 
     def open(self, outcome: Any) -> Any:
         """Return the result that an outcome stands for, the same one each time, or raise."""
@@ -88,6 +95,13 @@ class TaskFuture(Future[R]):
             except Exception as raised:  # noqa: BLE001 - it is what the caller asks for
                 return raised
         return error
+
+    def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
+        """Call ``fn`` when the task has ended, as the standard library's does."""
+        call: Call | None = getattr(self, "_call", None)
+        quota = None if call is None else call.quota
+        # It is called by who delivers results, hence room: it must not wait for that.
+        super().add_done_callback(fn if quota is None else quota.freely(fn))
 
     def _get_snapshot(self) -> tuple[bool, bool, Any, BaseException | None]:
         # What asyncio reads from Python 3.14 on, in place of result() and exception().
@@ -198,7 +212,7 @@ def future_of(base: Any, call: Call) -> TaskFuture[Any]:
         # all the same, and the callback runs in any case.
         base._call = call  # type: ignore[attr-defined]
         base.__class__ = TaskFuture
-        base.add_done_callback(_end)
+        Future.add_done_callback(base, _end)
         return cast("TaskFuture[Any]", base)
     future = new_future(call, base)
     base.add_done_callback(Follower(future))
@@ -210,7 +224,7 @@ def new_future(call: Call, base: Any) -> TaskFuture[Any]:
     future: TaskFuture[Any] = TaskFuture()
     future._call = call
     future._base = base
-    future.add_done_callback(_end)
+    Future.add_done_callback(future, _end)
     return future
 
 

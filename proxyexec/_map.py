@@ -6,15 +6,19 @@ submitted at once, or, with a ``buffersize``, as results are consumed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxyexec._future import Deferred
+
+if TYPE_CHECKING:
+    from proxyexec._quota import Quota
 
 __all__ = [
     "Results",
@@ -33,13 +37,16 @@ def results(
     iterables: Sequence[Iterable[Any]],
     timeout: float | None,
     buffersize: int | None,
+    quota: Quota | None = None,
 ) -> Iterator[R]:
-    """Submit each tuple of items, and return an iterator of the results."""
+    """Submit each tuple of items, and return an iterator of the results.
+
+    With a quota and a ``buffersize``, no more are submitted than there is room for.
+    """
     deadline = deadline_after(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
-    futures = (submit(arguments) for arguments in calls)
-    pending = _submitted(futures, checked_buffersize(buffersize))
-    return Results(_in_order(pending, futures, deadline), functools.partial(_cancel, pending))
+    pending, more = _submitted(submit, calls, checked_buffersize(buffersize), quota)
+    return Results(_in_order(pending, more, deadline), functools.partial(_cancel, pending))
 
 
 def chunked_results(
@@ -48,14 +55,14 @@ def chunked_results(
     timeout: float | None,
     buffersize: int | None,
     chunksize: int,
+    quota: Quota | None = None,
 ) -> Iterator[R]:
     """Like :func:`results`, with ``chunksize`` calls to a task."""
     deadline = deadline_after(timeout)
     calls = zip(*iterables) if iterables else iter(())  # noqa: B905 - as map does
     chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
-    futures = (submit(chunk) for chunk in chunks)
-    pending = _submitted(futures, checked_buffersize(buffersize))
-    in_order = _in_order(pending, futures, deadline)
+    pending, more = _submitted(submit, chunks, checked_buffersize(buffersize), quota)
+    in_order = _in_order(pending, more, deadline)
     return Results(_one_by_one(in_order), functools.partial(_cancel, pending))
 
 
@@ -107,23 +114,78 @@ class Results(Iterator[R]):
         self._cancel()
 
 
-def _submitted(futures: Iterator[Future[R]], buffersize: int | None) -> deque[Future[R]]:
-    """Submit what is to be submitted before any result is asked for."""
+def _submitted(
+    submit: Callable[[Any], Future[R]],
+    calls: Iterator[Any],
+    buffersize: int | None,
+    quota: Quota | None,
+) -> tuple[deque[Future[R]], Callable[[], object]]:
+    """Submit what is to be submitted before any result is asked for.
+
+    Returns:
+        The futures, and what submits more before each result.
+    """
     pending: deque[Future[R]] = deque()
     try:
+        if quota is not None and buffersize is not None:
+            within = _Within(quota, submit, calls, pending)
+            within.fill(buffersize)
+            return pending, functools.partial(within.fill, buffersize + 1)
+        futures = (submit(call) for call in calls)
         pending.extend(itertools.islice(futures, buffersize))
+        return pending, lambda: pending.extend(itertools.islice(futures, 1))
     except BaseException:
         _cancel(pending)
         raise
-    return pending
+
+
+class _Within:
+    """Submits what there is room for; one at least, or there would be nothing to wait for.
+
+    Args:
+        quota: the store's.
+        submit: gives one call to the executor.
+        calls: where they are drawn from.
+        pending: the futures whose results have not been consumed.
+    """
+
+    def __init__(
+        self,
+        quota: Quota,
+        submit: Callable[[Any], Future[R]],
+        calls: Iterator[Any],
+        pending: deque[Future[R]],
+    ) -> None:
+        self._quota = quota
+        self._calls = (call for call in calls)  # which asks no iterable again after the end
+        self._submit = submit
+        self._pending = pending
+        # How much the last one has stored: as a rule, the next one stores as much.
+        self._expected = 0
+
+    def fill(self, most: int) -> None:
+        """Have so many pending, unless there is no room."""
+        quota, pending = self._quota, self._pending
+        while len(pending) < most and (not pending or quota.has_room(self._expected)):
+            for call in self._calls:
+                before = quota.counted_here()
+                # What is pending takes room until its results are consumed, by this thread.
+                with quota.unbounded() if pending else contextlib.nullcontext():
+                    pending.append(self._submit(call))
+                self._expected = quota.counted_here() - before
+                break
+            else:
+                return
 
 
 def _in_order(
-    pending: deque[Future[R]], futures: Iterator[Future[R]], deadline: float | None
+    pending: deque[Future[R]], more: Callable[[], object], deadline: float | None
 ) -> Generator[R]:
     try:
-        while pending:
-            pending.extend(itertools.islice(futures, 1))
+        while True:
+            more()
+            if not pending:
+                return
             left = None if deadline is None else deadline - time.monotonic()
             # No name refers to the future while the caller has its result.
             yield _result(pending, left)
@@ -146,10 +208,14 @@ def _one_by_one(chunks: Generator[list[Any]]) -> Generator[Any]:
         for chunk in chunks:
             chunk.reverse()
             while chunk:
-                item: Any = chunk.pop()
-                yield item.get() if type(item) is Deferred else item
+                # No name refers to the item while the caller has it, nor afterwards.
+                yield _fetched(chunk.pop())
     finally:
         chunks.close()
+
+
+def _fetched(item: Any) -> Any:
+    return item.get() if type(item) is Deferred else item
 
 
 def _cancel(pending: deque[Future[Any]]) -> None:

@@ -28,6 +28,7 @@ from proxyexec._contents import Content, Contents, are_equal
 from proxyexec._integrity import Seal, handed_seal, untouched, verified
 from proxyexec._ownership import Lease, Leases
 from proxyexec._proxy import Kept, Reference, embedding, is_proxy, make_proxy, reference_of
+from proxyexec._quota import Quota
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
 from proxyexec._types import NEVER_PROXIED, describe
@@ -69,6 +70,15 @@ class Store:
         integrity: whether every reference carries a digest of what was stored, made with a secret
             of this store, and nothing is unpickled that does not have it. ``None`` is what
             connectors over a network get, Redis for one, and others do not.
+        max_bytes: how much the store may hold, in bytes or as ``"2 GB"``; for ``None``, as much as
+            there is room for. Whoever stores more waits until something has been evicted. Results
+            are counted and wait for nothing, nor do those who would wait for themselves: see
+            "How much is stored at most" in the documentation.
+        full_timeout: seconds to wait for that; ``None`` for as long as it takes. Then storing fails
+            with :class:`~proxyexec.errors.StoreFullError`, for a call through its future.
+
+    Raises:
+        ValueError: ``cache_bytes`` or ``max_bytes`` is not a size, or ``full_timeout`` is negative.
     """
 
     def __init__(
@@ -79,14 +89,21 @@ class Store:
         serializer: Serializer | None = None,
         cache_bytes: int | str = 0,
         integrity: bool | None = None,
+        max_bytes: int | str | None = None,
+        full_timeout: float | None = 60.0,
     ) -> None:
+        if full_timeout is not None and not full_timeout >= 0:
+            raise ValueError(f"full_timeout must be a number of seconds or None: {full_timeout!r}")
+        quota = None
+        if max_bytes is not None:
+            quota = Quota(parse_size(max_bytes), full_timeout, connector.url)
         is_remote = getattr(connector, "is_remote", False)
         if is_remote if integrity is None else integrity:
             seal = Seal.new(connector.address, connector.url)
         else:
             seal = None
         serializer = serializer or PickleSerializer()
-        self._set_up(name, connector, serializer, parse_size(cache_bytes), seal)
+        self._set_up(name, connector, serializer, parse_size(cache_bytes), seal, quota)
         self._contents: Contents | None = Contents(
             untouched(connector.url, seal, connector.get), ahead=is_remote
         )
@@ -104,6 +121,7 @@ class Store:
         serializer: Serializer,
         cache_bytes: int,
         seal: Seal | None,
+        quota: Quota | None = None,
     ) -> None:
         self.name = name
         self.connector = connector
@@ -113,6 +131,7 @@ class Store:
         self._seal = seal
         # Where objects are not read back, nothing tells that one was lost.
         self._is_remote: bool = getattr(connector, "is_remote", False)
+        self.quota = quota
         self._contents = None
         self._leases = None
         self._closed = False
@@ -132,8 +151,12 @@ class Store:
         serializer: Serializer | None = None,
         cache_bytes: int | str = 0,
         integrity: bool | None = None,
+        max_bytes: int | str | None = None,
+        full_timeout: float | None = 60.0,
     ) -> Self:
         """Open a store in the place that ``url`` names: ``file:///dir``, ``redis://host``, ….
+
+        The other arguments are the constructor's.
 
         Raises:
             UnknownSchemeError: no connector is known for the URL.
@@ -147,6 +170,8 @@ class Store:
             serializer=serializer,
             cache_bytes=cache_bytes,
             integrity=integrity,
+            max_bytes=max_bytes,
+            full_timeout=full_timeout,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -236,6 +261,8 @@ class Store:
     def close(self) -> None:
         """Close the connector. In the owning process, all objects go. Closing twice is fine."""
         self._closed = True
+        if self.quota is not None:
+            self.quota.close()
         if self._leases is not None:
             self._leases.stop()
         self.connector.close()
@@ -319,14 +346,18 @@ class Store:
         """
         self._check_open()
         digest = b""
+        if self.quota is not None:
+            if not self.quota.has_room(frames_size(frames)):
+                self.start_evicting()
+            self.quota.take(key, frames_size(frames), _what(obj))
+            self._check_open()
         try:
             if self._seal is None:
                 self.connector.put(key, frames)
             else:
                 digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
         except ConnectorFullError as error:
-            what = f"an object of type {name_of(type(obj))}"
-            raise StoreFullError(what, error.url, error.needed, error.free) from error
+            raise StoreFullError(_what(obj), error.url, error.needed, error.free) from error
         type_name, methods = describe(type(obj))
         return Reference(self.address, key, type_name, frames_size(frames), methods, digest)
 
@@ -372,6 +403,11 @@ class Store:
         """
         if self._leases is not None and not self._closed:
             self._leases.evict(keys, twice=twice)
+
+    def count(self, reference: Reference) -> None:
+        """Count an object, which a worker has stored, towards the quota."""
+        if self.quota is not None:
+            self.quota.count(reference.key, reference.size)
 
     def take(self, key: str, companions: Sequence[Lease] = ()) -> Lease:
         """Hold the object under ``key``, and for as long also its companions."""
@@ -465,13 +501,19 @@ class Store:
 
     def _evictor(self) -> Any:
         cache, connector, contents = self._cache, self.connector, self._contents
+        quota = self.quota
 
         def evict(keys: Sequence[str]) -> None:
             if contents is not None:
                 contents.forget(keys)
             if cache is not None:
                 cache.evict(keys)
-            connector.evict(keys)
+            try:
+                connector.evict(keys)
+            finally:
+                # Were it counted for ever, an outage would leave less room for the rest of the day.
+                if quota is not None:
+                    quota.give_back(keys)
 
         return evict
 
@@ -487,6 +529,7 @@ class Store:
             self._leases.abandon()
             self._leases = None
         self._contents = None
+        self.quota = None  # what is stored here is not counted there
 
 
 def store_at(address: str) -> Store:
@@ -551,6 +594,10 @@ def _reopen(
         while len(_attached) > _ATTACHED_AT_MOST:
             _attached.popitem(last=False)
     return store
+
+
+def _what(obj: Any) -> str:
+    return f"an object of type {name_of(type(obj))}"
 
 
 def _checked(reference: Any) -> Reference:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import _ExceptionWithTraceback
 from typing import Any
 
@@ -78,6 +78,21 @@ class Failed:
         return Failed, (self.error,)
 
 
+def _waiting_for_nothing(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a task wait for no room, if it runs in the client's process: its objects take some."""
+
+    @functools.wraps(run)
+    def running(self: Task, /, *args: Any, **kwargs: Any) -> Any:
+        context = self._context = self._context or context_from(self._blob)
+        quota = context.store.quota
+        if quota is None:
+            return run(self, *args, **kwargs)
+        with quota.unbounded():
+            return run(self, *args, **kwargs)
+
+    return running
+
+
 class Task:
     """A call on its way to the worker; what the base executor is given to call.
 
@@ -109,6 +124,7 @@ class Task:
         """The context's serialized form: without secrets where another executor may store it."""
         return blob_of(self._context or context_from(self._blob)) if is_embedding() else self._blob
 
+    @_waiting_for_nothing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
         result = self._result(context, args, kwargs)
@@ -137,6 +153,7 @@ class ChunkTask(Task):
     def __reduce__(self) -> tuple[Any, ...]:
         return _task, (self._travels, self._traveling_blob(), self._key, type(self))
 
+    @_waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
         function = self._function_in(context)
@@ -158,6 +175,7 @@ class TimedChunkTask(ChunkTask):
     is left: the client sends it again, to whoever has time.
     """
 
+    @_waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> TimedOutcome:
         context = self._context or context_from(self._blob)
         # Most calls and their results are small: this loop is what they cost.

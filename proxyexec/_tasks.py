@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from proxyexec._quota import ShutDownError
 from proxyexec._serialize import frames_size
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Pending(Protocol):
 
     def cancel(self) -> object:
         """Give it none any more; what they would have come to is cancelled."""
+        ...
+
+    def go_on(self) -> None:
+        """Give it more, if that is what it waits for, now that :attr:`Tasks.hurried` says so."""
         ...
 
 
@@ -79,6 +84,8 @@ class Tasks:
         self.dedupe = dedupe
         self.gathers = gathers
         self.cancels_before_start = cancels_before_start
+        self.hurried = False
+        """Whether tasks are to be given to the base executor though there is no room."""
         # Reentrant, as the executor's finalizer may run inside.
         self.lock = threading.RLock()
         # Results of tasks whose pool broke: other workers may have been writing when their
@@ -121,6 +128,26 @@ class Tasks:
             return
         self._ended = True
         self._finish_after_last()
+
+    def waits(self, call: Counted) -> bool:
+        """Tell whether a call is to wait for room.
+
+        Raises:
+            ShutDownError: it is not to be at all.
+        """
+        if self._ended and not call.late:
+            raise ShutDownError
+        return not (self._ended or (call.late and self.hurried))
+
+    def hurry(self) -> None:
+        """Have nobody wait for room any more: there may be nobody left who makes some."""
+        self.hurried = True
+        if self.store.quota is not None:
+            self.store.quota.wake()
+        with self.lock:
+            calls = list(self._waiting)
+        for waiting in calls:
+            waiting.go_on()
 
     def wait(self, waiting: Pending) -> None:
         """Count in a call that waits for the results of others, or a map that is under way."""

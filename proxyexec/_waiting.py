@@ -81,6 +81,9 @@ class Waiting:
         """Tell that the call is not run; called by its future."""
         return False
 
+    def go_on(self) -> None:
+        """Do nothing: it waits for results, not for room."""
+
     def when_done(self, future: Any) -> None:
         """See what has become of a future that the call waits for."""
         _in_turn(functools.partial(self._see, future))
@@ -168,6 +171,7 @@ def _launch_all() -> None:
     """Wait until no call of this process waits for others."""
     for waiting in _waiting.copy():
         if waiting.process == os.getpid():
+            waiting.tasks.hurry()
             launched = threading.Event()
             if waiting.tasks.when_launched(launched.set):
                 launched.wait()

@@ -115,22 +115,34 @@ class StoreClosedError(ProxyExecError, ValueError):
 class StoreFullError(ConnectorFullError):
     """There is no room in a store for an object; ``what`` says which one it is.
 
-    ``needed`` is its size in bytes, and ``free`` is how many are left (``None`` if nobody knows).
+    Either the place is full, of which ``free`` bytes are left (``None`` if nobody knows), or the
+    store's quota is, of which ``taken`` bytes are taken. ``needed`` is the object's size in bytes.
     """
 
-    def __init__(self, what: str, url: str, needed: int, free: int | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        url: str,
+        needed: int,
+        free: int | None = None,
+        quota: int | None = None,
+        taken: int | None = None,
+    ) -> None:
         self.what, self.url, self.needed, self.free = what, url, needed, free
-        left = "" if free is None else f", where {free:,} bytes are free"
-        OSError.__init__(
-            self,
-            errno.ENOSPC,
-            f"no room for {what}, of {needed:,} bytes, in {url}{left}; "
-            "evict objects, or give the store more space",
-        )
+        self.quota, self.taken = quota, taken
+        if quota is None:
+            left = "" if free is None else f", where {free:,} bytes are free"
+            where = f"in {url}{left}; evict objects, or give the store more space"
+        else:
+            where = (
+                f"in the store at {url}, which may hold {quota:,} bytes and holds {taken or 0:,}; "
+                "let go of results, or give the store a larger max_bytes"
+            )
+        OSError.__init__(self, errno.ENOSPC, f"no room for {what}, of {needed:,} bytes, {where}")
 
     def about(self, what: str) -> StoreFullError:
         """The same error, of an object that is ``what`` to the caller."""
-        return StoreFullError(what, self.url, self.needed, self.free)
+        return StoreFullError(what, self.url, self.needed, self.free, self.quota, self.taken)
 
 
 class ObjectMissingError(ProxyExecError, LookupError):

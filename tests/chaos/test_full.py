@@ -7,6 +7,8 @@ import errno
 import multiprocessing
 import os
 import pickle
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +54,22 @@ def make_parts(size, count):
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """Another file system of 64 MiB, in the place of a disk."""
-    with mounted_tmpfs(tmp_path / "disk", "64m") as directory:
+    """A disk of 64 MiB: a file system in a file or, where there are none, a tmpfs."""
+    image, directory = tmp_path / "image", tmp_path / "disk"
+    with image.open("xb") as file:
+        file.truncate(64 * MiB)
+    make = ["mkfs.ext4", "-q", "-F", "-m", "0", str(image)]
+    mount = ["mount", "-o", "loop", str(image), str(directory)]
+    if shutil.which(make[0]) and subprocess.run(make, capture_output=True).returncode == 0:
+        directory.mkdir()
+        if subprocess.run(mount, capture_output=True).returncode == 0:
+            objects = directory / "objects"
+            objects.mkdir(mode=0o700)
+            yield objects
+            subprocess.run(["umount", "-l", str(directory)], check=True)
+            return
+        directory.rmdir()
+    with mounted_tmpfs(directory, "64m") as directory:
         yield directory
 
 
@@ -90,6 +106,7 @@ def check(error: BaseException | None, what: str, size: int) -> None:
     assert error.what == what
     assert size <= error.needed <= size + 1000
     assert error.free is not None
+    assert error.quota is None
     for fact in (what, f"{error.needed:,}", f"{error.free:,}"):
         assert fact in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
@@ -98,6 +115,7 @@ def check(error: BaseException | None, what: str, size: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_shared_memory_then_the_disk_then_an_error(small_tmpfs, small_disk, size):
     memory, disk = DirectoryPlace(small_tmpfs), DirectoryPlace(small_disk)
+    unused = used(small_tmpfs), used(small_disk)
     with executor_on(f"{memory.url}?spill={small_disk}", lazy=False) as executor:
         # Held by nobody but the store, as results that somebody keeps are.
         filling = fill(executor.store, size)
@@ -125,7 +143,7 @@ def test_shared_memory_then_the_disk_then_an_error(small_tmpfs, small_disk, size
         executor.store.connector.release_idle()
         assert memory.objects() == disk.objects() == []
     assert memory.residue() == disk.residue() == []
-    assert used(small_tmpfs) == used(small_disk) == 0
+    assert (used(small_tmpfs), used(small_disk)) == unused
 
 
 def test_redis_without_memory(tmp_path):
@@ -216,7 +234,8 @@ def test_what_a_function_carries_is_named(small_tmpfs):
         filling = fill(executor.store, MiB)
         data = os.urandom(MiB)
         error = executor.submit(lambda: len(data)).exception()
-        check(error, "a part of the function", MiB)
+        name = "test_what_a_function_carries_is_named.<locals>.<lambda>"
+        check(error, f"a part of the function {name}", MiB)
         del filling
 
 
