@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_fails_futures_as_the_bare_pool_does(place, stag
             ProcessPoolExecutor(1), store, ProxySize(1000), close_store=False
         ) as again:
             assert int(again.submit(suffering.grow, np.full(size, 5)).result()[-1]) == 6
-        store.connector.release_idle() if hasattr(store.connector, "release_idle") else None
+        assert store.usage() == (0, 0)
         assert _without_ballast(place.residue()) == _without_ballast(empty)
     assert place.objects() == []
 
