@@ -82,7 +82,7 @@ class TaskFuture(Future[R]):
 
         A result that the caller is to get as the object itself is fetched for this: whether it
         can be made again shows only then, and who is told of no error goes on to read it.
-        (:mod:`asyncio` does; it would wait for ever if that raised.)
+        (``asyncio`` does; it would wait for ever if that raised.)
 
         Raises:
             CancelledError: the task was cancelled.
