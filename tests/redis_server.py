@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +26,10 @@ import redis
 
 def redis_executable() -> str | None:
     """The path of a server binary, or ``None``."""
-    system = shutil.which("redis-server")
+    # The package puts its own, which has no TLS, beside the interpreter, hence first in the path.
+    own = os.path.dirname(sys.executable)
+    path = [one for one in os.get_exec_path() if one != own]
+    system = shutil.which("redis-server", path=os.pathsep.join(path))
     if system is not None:
         return system
     # Found, not imported: the package's own client code is of no use here.
