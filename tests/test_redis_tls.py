@@ -43,6 +43,7 @@ class Authority:
         directory.mkdir()
         self._openssl(
             *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
             *("-keyout", self._key, "-out", self.certificate),
         )
 
@@ -51,7 +52,8 @@ class Authority:
         key, request, certificate, names = (
             self._directory / f"{name}.{kind}" for kind in ("key", "csr", "pem", "names")
         )
-        names.write_text(f"subjectAltName={hosts}")
+        # Python 3.13 wants the identifier.
+        names.write_text(f"subjectAltName={hosts}\nauthorityKeyIdentifier=keyid\n")
         self._openssl(
             *("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
             *("-keyout", key, "-out", request),
