@@ -331,15 +331,13 @@ class Store:
         return self._contents is not None and self._contents.is_repeated(Content(frames))
 
     def keep(self, obj: Any, key: str, frames: Frames, content: Content | None = None) -> Reference:
-        """Store an object.
+        """Store an object. If that fails, the caller evicts it: it may have been carried out.
 
         Args:
             obj: the object.
             key: where; nobody else knows it yet.
             frames: what represents it.
             content: the frames', if it has been made.
-
-        If that fails, the caller evicts it: it may have been carried out.
 
         Raises:
             StoreFullError: there is no room for it.

@@ -24,6 +24,7 @@ from proxyexec import Store, StoreExecutor
 from proxyexec.errors import StoreClosedError
 from proxyexec_connectors.file import FileConnector
 from tests import functions
+from tests.chaos.census import descriptors
 
 # Before anything imports it, so that its failures say what was compared.
 pytest.register_assert_rewrite("proxyexec_connectors.testing")
@@ -152,7 +153,7 @@ def _leaked(before: Counter[str], shared_memory: Path, older: Collection[Store])
 def _holdings(shared_memory: Path, older: Collection[Store]) -> Counter[str]:
     return Counter(
         [
-            *_descriptors(),
+            *(f"descriptor {target}" for target in descriptors().elements()),
             *_mappings(shared_memory),
             *_children(),
             *(
@@ -163,16 +164,6 @@ def _holdings(shared_memory: Path, older: Collection[Store]) -> Counter[str]:
             *(f"thread {one.name}" for one in _threads(older)),
         ]
     )
-
-
-def _descriptors() -> Iterator[str]:
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:  # the one of listdir itself
-            continue
-        # Sockets and pipes have numbers of their own; a leak is one more of the kind.
-        yield "descriptor " + target.partition("[")[0].partition(" (deleted)")[0]
 
 
 def _mappings(shared_memory: Path) -> Iterator[str]:

@@ -69,7 +69,10 @@ def family() -> Iterator[Family]:
 
 
 def descriptors(process: int | None = None) -> Counter[str]:
-    """What the descriptors of a process are open on, numbers of pipes and sockets left out."""
+    """What the descriptors of a process are open on.
+
+    Without the numbers of pipes and sockets: a leak is one more of the kind.
+    """
     directory = f"/proc/{process or os.getpid()}/fd"
     found: Counter[str] = Counter()
     for name in os.listdir(directory):
@@ -79,13 +82,6 @@ def descriptors(process: int | None = None) -> Counter[str]:
             continue
         found[target.partition("[")[0].partition(" (deleted)")[0]] += 1
     return found
-
-
-def resident_bytes(process: int | None = None) -> int:
-    """Memory of a process that nobody shares, in bytes."""
-    with open(f"/proc/{process or os.getpid()}/smaps_rollup") as lines:
-        sizes = dict(line.split(":") for line in lines if line.count(":") == 1)
-    return sum(int(sizes[name].split()[0]) for name in ("Private_Clean", "Private_Dirty")) * 1024
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:

@@ -32,10 +32,6 @@ class Place(Protocol):
         """All that is there: objects, sessions, locks, and whatever else."""
         ...
 
-    def size(self) -> int:
-        """Bytes that all of it takes."""
-        ...
-
 
 class DirectoryPlace:
     """A directory, on tmpfs or on disk."""
@@ -57,16 +53,6 @@ class DirectoryPlace:
             relative = os.path.relpath(folder, self.directory)
             found += [os.path.normpath(f"{relative}/{name}") for name in (*folders, *files)]
         return found
-
-    def size(self) -> int:
-        total = 0
-        for name in self.residue():
-            try:
-                status = os.lstat(self.directory / name)
-            except FileNotFoundError:
-                continue
-            total += status.st_blocks * 512
-        return total
 
 
 class MountedPlace(DirectoryPlace):
@@ -115,10 +101,6 @@ class RedisPlace:
     def residue(self) -> list[str]:
         with self.server.client() as client:
             return sorted(name.decode(errors="replace") for name in client.scan_iter(count=1000))
-
-    def size(self) -> int:
-        with self.server.client() as client:
-            return sum(client.memory_usage(name) or 0 for name in client.scan_iter(count=1000))
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import tempfile
 import xml.etree.ElementTree
 from collections import Counter
 from pathlib import Path
-from typing import Any
+
+from tests.chaos.schedules import Outcome
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +57,7 @@ def main() -> int:
     page.write_text("\n".join([_HEAD, *_of_tests(cases), *_of_schedules(outcomes, options.first)]))
     print(f"written: {page}", file=sys.stderr)
     held = all(state != "failed" for states in cases.values() for state in states)
-    return 0 if held and all(_held(outcome) for outcome in outcomes) else 1
+    return 0 if held and all(outcome.passed for outcome in outcomes) else 1
 
 
 def _run_tests(result: Path, *, short: bool) -> dict[str, Counter[str]]:
@@ -74,12 +75,11 @@ def _run_tests(result: Path, *, short: bool) -> dict[str, Counter[str]]:
     return cases
 
 
-def _run_schedules(result: Path, first: int, count: int) -> list[dict[str, Any]]:
+def _run_schedules(result: Path, first: int, count: int) -> list[Outcome]:
     command = [sys.executable, "-m", "tests.chaos.schedules", "--json", str(result)]
     command += ["--first", str(first), "--count", str(count)]
     subprocess.run(command, cwd=_ROOT, check=False)
-    outcomes: list[dict[str, Any]] = json.loads(result.read_text())
-    return outcomes
+    return [Outcome(**outcome) for outcome in json.loads(result.read_text())]
 
 
 def _of_tests(cases: dict[str, Counter[str]]) -> list[str]:
@@ -92,19 +92,19 @@ def _of_tests(cases: dict[str, Counter[str]]) -> list[str]:
     return [*lines, ""]
 
 
-def _of_schedules(outcomes: list[dict[str, Any]], first: int) -> list[str]:
-    places = sorted({outcome["place"] for outcome in outcomes})
-    times = Counter((fault, one["place"]) for one in outcomes for fault in one["faults"])
+def _of_schedules(outcomes: list[Outcome], first: int) -> list[str]:
+    places = sorted({outcome.place for outcome in outcomes})
+    times = Counter((fault, one.place) for one in outcomes for fault in one.faults)
     # What an outcome has been spoilt by cannot be said of one of its faults.
-    spoilt = Counter(fault for one in outcomes if not _held(one) for fault in {*one["faults"]})
+    spoilt = Counter(fault for one in outcomes if not one.passed for fault in {*one.faults})
     lines = ["## Many faults, in an order drawn by chance", ""]
     lines.append(
         f"{len(outcomes)} schedules, seeds {first} to {first + len(outcomes) - 1}: "
-        f"{sum(one['right'] for one in outcomes)} futures and maps came to what they must, "
-        f"{sum(one['excused'] for one in outcomes)} failed as a fault before them excuses; "
-        f"{sum(len(one['wrong']) for one in outcomes)} were wrong, "
-        f"{sum(one['hung'] for one in outcomes)} programs hung, and "
-        f"{sum(len(one['left']) for one in outcomes)} things were left."
+        f"{sum(one.right for one in outcomes)} futures and maps came to what they must, "
+        f"{sum(one.excused for one in outcomes)} failed as a fault before them excuses; "
+        f"{sum(len(one.wrong) for one in outcomes)} were wrong, "
+        f"{sum(one.hung for one in outcomes)} programs hung, and "
+        f"{sum(len(one.left) for one in outcomes)} things were left."
     )
     lines += ["", f"| fault | {' | '.join(places)} | in schedules that did not hold |"]
     lines.append(f"| --- | {'--: | ' * len(places)}--: |")
@@ -112,10 +112,6 @@ def _of_schedules(outcomes: list[dict[str, Any]], first: int) -> list[str]:
         numbers = " | ".join(str(times[fault, place] or "") for place in places)
         lines.append(f"| {fault.replace('_', ' ')} | {numbers} | {spoilt[fault]} |")
     return [*lines, ""]
-
-
-def _held(outcome: dict[str, Any]) -> bool:
-    return not (outcome["wrong"] or outcome["hung"] or outcome["left"])
 
 
 if __name__ == "__main__":
