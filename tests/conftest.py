@@ -122,6 +122,24 @@ def wait_for_pools() -> None:
             thread.join(10)
 
 
+class PoolEnd:
+    """The end of a pool that is to be shut down without waiting.
+
+    A thread of the pool's settles futures, and keeps some until it is gone itself: a moment after
+    ``threading.enumerate()`` has forgotten it, unless somebody holds it.
+    """
+
+    def __init__(self, executor: StoreExecutor) -> None:
+        pool = getattr(executor, "_base", executor)  # a drop-in one is its own
+        self._thread = pool._executor_manager_thread
+
+    def wait(self) -> None:
+        """Wait until the pool holds nothing any more."""
+        thread, self._thread = self._thread, None
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 def _open_stores() -> list[Store]:
     return [store for store in proxyexec._store._open.values() if store.is_owner]
 

@@ -17,17 +17,17 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
 import proxyexec
 from proxyexec import ProxyAlways, Store, StoreExecutor, extract
 from tests import functions
-from tests.chaos.census import descriptors, eventually, family
+from tests.chaos.census import descriptors, family
 from tests.chaos.places import KINDS, place_of
 from tests.chaos.programs import program, say
-from tests.conftest import wait_for_evictions, wait_for_pools
+from tests.conftest import PoolEnd, wait_for_evictions, wait_for_pools
 
 LONG = "PROXYEXEC_LONG" in os.environ
 
@@ -320,6 +320,7 @@ def test_shutting_down_with_cancelling_while_others_submit(stormy, wait, tmp_pat
     executor, place = stormy
     gate = str(tmp_path / "gate")
     blocked = [executor.submit(slowly, gate, b"x") for _ in range(2)]
+    pool_end = None if isinstance(executor._base, ThreadPoolExecutor) else PoolEnd(executor)
     enough, shut = threading.Barrier(8), threading.Event()
 
     def storm(n):
@@ -351,10 +352,10 @@ def test_shutting_down_with_cancelling_while_others_submit(stormy, wait, tmp_pat
         assert future.cancelled() or future.result(60) == b"xx"
     del blocked, future
     executor.shutdown()
-    wait_for_pools()
+    if pool_end is not None:
+        pool_end.wait()
     gc.collect()
-    # Who was submitting at that moment may be cancelled by a thread of the pool's, and later.
-    eventually(lambda: executor.store.usage() == (0, 0), "all is evicted")
+    assert executor.store.usage() == (0, 0)
     assert place.objects() == []
 
 
@@ -369,6 +370,7 @@ def test_a_pool_that_has_cancelled_keeps_no_results(drop_in, wait, tmp_path):
         else:
             executor = StoreExecutor(make_base("fork", 1), place.url, ProxyAlways(), lazy=False)
         running = executor.submit(run_and_return, str(started), str(release))
+        pool_end = PoolEnd(executor)
         pending = [executor.submit(double, PAYLOAD) for _ in range(5)]
         while not started.exists():
             time.sleep(0.001)
@@ -377,7 +379,7 @@ def test_a_pool_that_has_cancelled_keeps_no_results(drop_in, wait, tmp_path):
         concurrent.futures.wait([running], 60)
         assert pending[-1].cancelled()
         del running, pending
-        wait_for_pools()
+        pool_end.wait()
         gc.collect()
         wait_for_evictions()
         assert executor.store.closed
