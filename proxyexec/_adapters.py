@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 # Now, and not when they are used: programs may put other pools in place of these.
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from proxyexec.errors import name_of
+
+if TYPE_CHECKING:
+    from proxyexec._future import TaskFuture
 
 __all__ = ["Base", "adapt", "forget_pending"]
 
@@ -23,6 +27,12 @@ class Base(NamedTuple):
     """How functions of ``__main__`` reach the workers."""
     like_pools: bool = False
     """Whether it pickles as the pools of multiprocessing do."""
+    options: frozenset[str] = frozenset()
+    """Names of keyword arguments that are its own; it has a method ``with_options`` then."""
+    is_local: bool = True
+    """Whether its workers are on this machine, as far as one can tell."""
+    link: Callable[[TaskFuture[Any]], Any] | None = None
+    """Returns what a call is to be given in place of a future, if the executor can wait for it."""
 
 
 def adapt(executor: Any) -> Base:
@@ -31,6 +41,20 @@ def adapt(executor: Any) -> Base:
     Raises:
         TypeError: it is not one; the message says what it lacks.
     """
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and isinstance(executor, distributed.Client):
+        # Only now: it takes a library that most programs do without.
+        from proxyexec._dask import OPTIONS, DaskExecutor  # noqa: PLC0415
+
+        cluster = DaskExecutor(executor)
+        return Base(
+            cluster,
+            crosses=True,
+            main="value",
+            options=OPTIONS,
+            is_local=cluster.is_local,
+            link=cluster.link,
+        )
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(
             f"{executor!r} is not an executor: it needs a method submit(fn, /, *args, **kwargs) "

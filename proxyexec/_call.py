@@ -82,7 +82,17 @@ class MappedFunction:
 class Call:
     """One call, seen from the client: what it holds, and what becomes of its outcome."""
 
-    __slots__ = ("_called", "_context", "_crosses", "_held", "_opened", "_packed", "_tasks", "key")
+    __slots__ = (
+        "_called",
+        "_context",
+        "_crosses",
+        "_held",
+        "_linked",
+        "_opened",
+        "_packed",
+        "_tasks",
+        "key",
+    )
 
     kind: ClassVar[type[Task]] = Task
     """What the base executor is given to call."""
@@ -100,6 +110,8 @@ class Call:
         # What travels for the arguments so far, by identity: one object stays one object.
         self._packed: dict[int, tuple[Any, Any]] | None = None
         self._opened: tuple[Any, BaseException | None] | None = None
+        # Futures whose results the base executor hands to this call itself: held, as they are.
+        self._linked: list[TaskFuture[Any]] | None = None
         self.key = context.store.new_key()
         tasks.add(self)
 
@@ -140,6 +152,15 @@ class Call:
             travels = self._take(context.pack(value, self._tasks, what, crossing=self._crosses))
         packed[id(obj)] = obj, travels
         return travels
+
+    def link(self, future: TaskFuture[Any], travels: Any) -> None:
+        """Have ``travels`` go in place of a future, whose result is needed until the task ends."""
+        if self._packed is None:
+            self._packed = {}
+        self._packed[id(future)] = future, travels
+        if self._linked is None:
+            self._linked = []
+        self._linked.append(future)
 
     def seal(self) -> None:
         """Forget the arguments: all of them are packed."""
@@ -194,10 +215,12 @@ class Call:
             # A worker that lives has removed the parts of what it could not deliver.
             self._context.store.evict_soon(
                 self._keys(parts=not self._is_from_worker(error)),
-                twice=isinstance(error, ConnectorUnavailableError),
+                # A task that was cancelled while it ran goes on, and stores what it comes to.
+                twice=isinstance(error, (ConnectorUnavailableError, CancelledError)),
             )
             if broken:
                 self._tasks.doubtful.append(self._keys)
+        self._linked = None
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()

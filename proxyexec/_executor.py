@@ -8,6 +8,7 @@ evicted. Nothing here knows backends or frameworks.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
 import operator
@@ -83,7 +84,8 @@ class StoreExecutor(Executor):
     Raises:
         TypeError: ``executor`` cannot submit, ``store`` is no store, ``should_proxy`` cannot
             be called, or ``nested`` is asked for with a serializer that takes no parts out.
-        ValueError: the store is owned by another process.
+        ValueError: the store is owned by another process, or there is none and workers may be on
+            other hosts.
     """
 
     def __init__(
@@ -129,7 +131,14 @@ class StoreExecutor(Executor):
         self._crosses = base.crosses
         self._never = type(policy) is ProxyNever
         self._workers = _workers_of(base.executor)
+        self._options = base.options
+        self._link = base.link
         if store is None:
+            if not base.is_local:
+                raise ValueError(
+                    "workers that may be on other hosts need a store that all of them reach, as in "
+                    "StoreExecutor(client, 'redis://host:6379') or 'file:///a/shared/directory'"
+                )
             store = FileConnector() if base.crosses else MemoryConnector()
         self._store = _as_store(store)
         if not self._store.is_owner:
@@ -192,9 +201,14 @@ class StoreExecutor(Executor):
         raised) reaches the caller through the future. Where the store has a quota (``max_bytes``),
         a call waits here until there is room for its arguments.
 
+        Options of the base executor (``retries=2`` for a Dask client, say) are given to it.
+
         Raises:
             RuntimeError: the executor is shut down, or its pool broken.
         """
+        if kwargs and not self._options.isdisjoint(kwargs):
+            options = {name: kwargs.pop(name) for name in self._options.intersection(kwargs)}
+            return self._with_options(options)._submit_named(fn, args, kwargs)
         function: Any = fn
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
@@ -219,6 +233,7 @@ class StoreExecutor(Executor):
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
+        **options: Any,
     ) -> Iterator[R]:
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
 
@@ -241,12 +256,21 @@ class StoreExecutor(Executor):
                 task arrive together, so that no item may wait for another one.
             buffersize: how many tasks may be under way ahead of the results consumed; how many
                 items with ``chunksize="auto"``.
+            options: of the base executor, for each task.
 
         Raises:
             ValueError: ``chunksize`` or ``buffersize`` is below 1, or ``chunksize`` is a text
                 other than ``"auto"``.
-            TypeError: ``chunksize`` or ``buffersize`` is not an integer.
+            TypeError: ``chunksize`` or ``buffersize`` is not an integer, or the base executor has
+                no such option.
         """
+        if options:
+            unknown = ", ".join(map(repr, sorted(options.keys() - self._options)))
+            if unknown:
+                raise TypeError(f"map() got unexpected keyword arguments: {unknown}")
+            return self._with_options(options).map(
+                fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+            )
         size = _checked_chunksize(chunksize) if self._crosses else 1
         quota = None if self._never else self._store.quota
         given = None
@@ -348,6 +372,8 @@ class StoreExecutor(Executor):
             with quota.turn(functools.partial(self._tasks.waits, call)):
                 return self._submit(call, function, args, kwargs, passes=passes)
         futures = [] if passes else self._awaited(call.values(args, kwargs))
+        if self._link is not None:
+            futures = [one for one in futures if not self._links(call, one)]
         if all(map(_is_ready, futures)):
             futures = []
         try:
@@ -380,6 +406,35 @@ class StoreExecutor(Executor):
         if self._never and not self._crosses:
             return []
         return [value for _, value in values if type(value) is TaskFuture]
+
+    def _links(self, call: Call, future: TaskFuture[Any]) -> bool:
+        """Leave it to the base executor to wait for a future, if it can."""
+        assert self._link is not None  # noqa: S101 - or nobody asks
+        linked = None if future.done() else self._link(future)
+        if linked is not None:
+            call.link(future, linked)
+        return linked is not None
+
+    def _with_options(self, options: dict[str, Any]) -> StoreExecutor:
+        """Return this executor, with options of the base executor for each task."""
+        executor = copy.copy(self)
+        executor._base = self._base.with_options(options)
+        executor._options = frozenset()
+        return executor
+
+    def _submit_named(
+        self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> TaskFuture[Any]:
+        """Submit a call that is one task with others, if that is among the options."""
+        name = self._base.name_of(fn, args, kwargs)
+        if name is None:
+            return self.submit(fn, *args, **kwargs)
+        calls = self._base.calls
+        with calls.merging:
+            future: TaskFuture[Any] | None = calls.named.get(name)
+            if future is None or future.cancelled():
+                future = calls.named[name] = self.submit(fn, *args, **kwargs)
+            return future
 
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]

@@ -18,8 +18,8 @@ import cloudpickle
 from proxyexec_connectors._layout import split
 
 from proxyexec._carried import callable_name
-from proxyexec._context import SEALED, Context, Inline, joined
-from proxyexec._proxy import is_embedding
+from proxyexec._context import SEALED, Context, Inline, Stored, joined
+from proxyexec._proxy import Reference, is_embedding
 from proxyexec._serialize import PickleSerializer
 from proxyexec._sizes import data_size
 from proxyexec.errors import ArrivalError, DeserializationError, SerializationError
@@ -119,6 +119,28 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _task, (self._travels, self._traveling_blob(), self._key)
+
+    @property
+    def function(self) -> Any:
+        """What is called; in the client."""
+        return self._function
+
+    def withdraw(self, outcome: Any) -> None:
+        """Remove what the call stored, in the worker: nobody wants it any more."""
+        outcomes = outcome if type(outcome) is ChunkOutcome else [outcome]
+        if type(outcome) is TimedOutcome:
+            outcomes = outcome.results
+        references: list[Reference] = []
+        for one in outcomes:
+            if type(one) is Stored:
+                references.append(one.reference)
+            if type(one) in SEALED:
+                references.extend(one.embedded)
+        mine = (f"{self._key}.", f"{self._key}+")  # of a chunk's calls, and of parts
+        keys = [one.key for one in references if one.key == self._key or one.key.startswith(mine)]
+        if keys:
+            context = self._context or context_from(self._blob)
+            context.store.evict_keys(keys)
 
     def _traveling_blob(self) -> bytes:
         """The context's serialized form: without secrets where another executor may store it."""

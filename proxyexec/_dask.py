@@ -1,0 +1,480 @@
+"""A ``distributed.Client`` as a base executor.
+
+The scheduler and its messages see references only: a call travels as one ``bytes`` object, in
+which large arguments are references already. A call whose arguments are results that are not there
+yet goes to the scheduler at once, with the tasks that it waits for: they hand their outcomes, which
+are references, to it, and the client is not asked in between.
+
+Results arrive by the client's event loop. What waits for them is called by a thread of its own, so
+that it may take its time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import dask
+import distributed.worker
+from dask.base import tokenize
+from dask.utils import funcname
+from distributed.protocol import pickle
+
+from proxyexec._proxy import is_proxy, reference_of
+from proxyexec._task import Task
+
+if TYPE_CHECKING:
+    from proxyexec._future import TaskFuture
+
+__all__ = ["DaskCall", "DaskExecutor"]
+
+# Not all of them say what their functions take and return.
+_dask: Any = dask
+_distributed: Any = distributed
+_pickle: Any = pickle
+
+OPTIONS = frozenset(
+    {
+        "allow_other_workers",
+        "fifo_timeout",
+        "key",
+        "priority",
+        "pure",
+        "resources",
+        "retries",
+        "workers",
+    }
+)
+"""What ``Client.submit`` takes beside the arguments of the function."""
+
+# Addresses of schedulers whose workers have to be on this machine, too.
+_LOCAL = ("inproc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]:", "tls://127.")
+
+
+class DaskExecutor:
+    """A client's cluster, seen as an executor.
+
+    Shutting it down closes neither the client nor the cluster, which others may be using; it waits
+    for what it was given, or cancels it.
+
+    Args:
+        client: runs the tasks; a synchronous one, or an asynchronous one.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.calls = _Calls(client)
+        self._options: dict[str, Any] = {}
+
+    def with_options(self, options: dict[str, Any]) -> DaskExecutor:
+        """Return the same cluster, with options of ``Client.submit`` for each task."""
+        executor = DaskExecutor.__new__(DaskExecutor)
+        executor.client, executor.calls = self.client, self.calls
+        executor._options = {**self._options, **options}
+        return executor
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all workers are on this machine, as far as one can tell."""
+        scheduler = self.client.scheduler
+        return scheduler is not None and scheduler.address.startswith(_LOCAL)
+
+    def name_of(self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
+        """Return what calls have in common that are to be one task; ``None`` if none are."""
+        key: str | None = self._options.get("key")
+        if key is None and self._options.get("pure"):
+            named = {name: _told(value) for name, value in kwargs.items()}
+            key = f"{funcname(fn)}-{tokenize(fn, named, *map(_told, args))}"
+        return key
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> DaskCall:
+        """Give the cluster a call. Arguments may be calls that it has."""
+        options = dict(self._options)
+        options.pop("pure", None)  # seen to by who submits
+        function = fn.function if isinstance(fn, Task) else fn
+        key = options.pop("key", None)
+        if key is None or key in self.client.futures:  # that of a task which is being forgotten
+            key = f"{key or funcname(function)}-{uuid.uuid4()}"
+        annotations = _dask.get_annotations()
+        if not isinstance(fn, Task):  # one that passes as it is, as with the client itself
+            call = DaskCall(self.calls, key, (options, annotations), None, ())
+            call.future = self.client.submit(fn, *args, key=key, pure=False, **options, **kwargs)
+            self.calls.add(call)
+            return call
+        awaited: list[DaskCall] = []
+        args = tuple(_placed(value, awaited) for value in args)
+        kwargs = {name: _placed(value, awaited) for name, value in kwargs.items()}
+        blob = _pickle.dumps((fn, args, kwargs))
+        call = DaskCall(self.calls, key, (options, annotations), blob, awaited)
+        self.calls.add(call)
+        return call
+
+    def link(self, future: TaskFuture[Any]) -> DaskCall | None:
+        """Return what stands for a future in the arguments of a call, if that can wait for it."""
+        call = future._base
+        return call if type(call) is DaskCall and call.is_pending_in(self.client) else None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; wait for those that there are, or cancel them."""
+        self.calls.close()
+        if cancel_futures:
+            for call in self.calls.pending():
+                call.cancel()
+        if wait:
+            self.calls.wait()
+
+
+class DaskCall:
+    """The future of one call, as far as :class:`proxyexec._future.Follower` wants one.
+
+    Args:
+        calls: of its executor.
+        key: the task's.
+        options: of ``Client.submit``, and the annotations of who submitted the call.
+        blob: the call; ``None`` where the client has it.
+        awaited: the calls whose outcomes it is given.
+    """
+
+    def __init__(
+        self,
+        calls: _Calls,
+        key: str,
+        options: tuple[dict[str, Any], dict[str, Any]],
+        blob: bytes | None,
+        awaited: Sequence[DaskCall],
+    ) -> None:
+        self.key = key
+        self.options = options
+        self.blob = blob
+        self.awaited = awaited
+        # Of the client; once it is gone, the cluster forgets the task.
+        self.future: Any = None
+        self._calls = calls
+        self._lock = threading.Lock()
+        self._callback: Callable[[Any], None] | None = None
+        self._settled: _Settled | None = None
+        # Calls that have ended and wait for the end of this one to be seen.
+        self._later: list[tuple[DaskCall, _Settled]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call ``callback`` once the call has ended; there is one at most."""
+        with self._lock:
+            if self._settled is None:
+                self._callback = callback
+                return
+        callback(self)
+
+    def cancel(self) -> bool:
+        """Cancel the call. A worker that is at it goes on, and what it comes to is dropped."""
+        if not self.settle(_CANCELLED):
+            return False
+        self._calls.drop(self)
+        return True
+
+    def running(self) -> bool:
+        """Tell that it is not known to run: the scheduler does not say."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Tell whether the call was cancelled; asked when it has ended."""
+        return self._settled is _CANCELLED
+
+    def exception(self) -> BaseException | None:
+        """Return what the call raised; asked when it has ended."""
+        return None if self._settled is None else self._settled.error
+
+    def result(self) -> Any:
+        """Return what the call came to; asked when it has ended without an error."""
+        return None if self._settled is None else self._settled.outcome
+
+    def is_pending_in(self, client: Any) -> bool:
+        """Tell whether another call of a client may wait for this one."""
+        return self._settled is None and client is self._calls.client
+
+    def end(self, settled: _Settled) -> None:
+        """Say what the call came to, once the ends of those that it waited for have been seen.
+
+        It may have come to one of their outcomes.
+        """
+        for call in self.awaited:
+            if call._postpones(self, settled):
+                return
+        failed = (call._settled for call in self.awaited if call.cancelled() or call.exception())
+        self.settle(next(failed, settled) or settled)
+
+    def settle(self, settled: _Settled) -> bool:
+        """Say what the call came to; tell whether that is news."""
+        with self._lock:
+            if self._settled is not None:
+                return False
+            self._settled = settled
+            callback, self._callback = self._callback, None
+            later, self._later = self._later, []
+        self.awaited, self.blob = (), None
+        try:
+            if callback is not None:
+                callback(self)
+        finally:
+            for call, its in later:
+                call._calls.deliver(call, its)
+            self._calls.discard(self)
+        return True
+
+    def _postpones(self, call: DaskCall, settled: _Settled) -> bool:
+        with self._lock:
+            if self._settled is None:
+                self._later.append((call, settled))
+            return self._settled is None
+
+
+class _Settled(NamedTuple):
+    """What a call came to."""
+
+    outcome: Any
+    error: BaseException | None
+
+
+_CANCELLED = _Settled(None, None)
+
+
+class _Calls:
+    """The calls of one executor: on their way to the cluster, in it, and on their way back.
+
+    They travel together as far as possible: a message costs as much as a hundred calls in it. So
+    they are sent when the client's event loop gets to it, and their outcomes are fetched while
+    others are.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.merging = threading.RLock()
+        """Held by who submits a call that may be one task with another."""
+        self.named: WeakValueDictionary[str, TaskFuture[Any]] = WeakValueDictionary()
+        """Those that others may be one task with, for as long as somebody has their results."""
+        self._pending: set[DaskCall] = set()
+        self._changed = threading.Condition()
+        self._unsent: list[DaskCall] = []
+        # The calls that have ended in the cluster, and then, with what they came to, here.
+        self._arrived: SimpleQueue[tuple[DaskCall, _Settled | None]] = SimpleQueue()
+        # Fetches of outcomes: begun, as the thread counts, and done, as the event loop does.
+        self._begun = self._done = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Take no more calls."""
+        self._closed = True
+
+    def pending(self) -> list[DaskCall]:
+        """Return the calls that have not ended."""
+        with self._changed:
+            return list(self._pending)
+
+    def wait(self) -> None:
+        """Wait until all calls have ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending)
+
+    def add(self, call: DaskCall) -> None:
+        """Take a call, and send it.
+
+        Raises:
+            RuntimeError: the executor is shut down, or the client closed.
+        """
+        if self.client.status in ("closing", "closed"):
+            raise RuntimeError(f"cannot schedule new futures: {self.client} is closed")
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._pending.add(call)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name="proxyexec-dask", daemon=True
+                )
+                self._thread.start()
+            if call.future is None:
+                self._unsent.append(call)
+                if len(self._unsent) > 1:
+                    return
+        if call.future is None:
+            self.client.loop.add_callback(self._send)
+        else:
+            self._watch(call)
+
+    def discard(self, call: DaskCall) -> None:
+        """Count a call out: it has ended."""
+        with self._changed:
+            self._pending.discard(call)
+            if not self._pending:
+                self._changed.notify_all()
+
+    def drop(self, call: DaskCall) -> None:
+        """Have the cluster drop a call, if it has it."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, hence the client
+            self.client.loop.add_callback(self._drop, call)
+
+    def deliver(self, call: DaskCall, settled: _Settled | None) -> None:
+        """Have a call ended by the thread."""
+        self._arrived.put((call, settled))
+
+    async def _drop(self, call: DaskCall) -> None:
+        if call.future is not None:
+            await self.client.cancel([call.future], asynchronous=True)
+
+    def _send(self) -> None:
+        """Give the client what is to be sent; in its event loop."""
+        with self._changed:
+            calls, self._unsent = self._unsent, []
+        start = 0
+        for stop, call in enumerate(calls):
+            if call.awaited or call.options != calls[start].options:
+                self._send_alike(calls[start:stop])
+                start = stop
+            if call.awaited:
+                self._send_alike(calls[start : stop + 1])
+                start = stop + 1
+        self._send_alike(calls[start:])
+
+    def _send_alike(self, calls: Sequence[DaskCall]) -> None:
+        """Send calls that wait for no other ones, or one that does."""
+        calls = [call for call in calls if not call.cancelled()]
+        if not calls:
+            return
+        options, annotations = calls[0].options
+        keys, blobs = [call.key for call in calls], [call.blob for call in calls]
+        awaited = [call.future for call in calls[0].awaited]
+        if None in awaited:  # which never came to the cluster: so it has failed, as this one does
+            self.deliver(calls[0], _CANCELLED)
+            return
+        try:
+            with _dask.annotate(**annotations):
+                if len(calls) > 1:
+                    futures = self.client.map(_run, blobs, key=keys, pure=False, **options)
+                else:
+                    arguments = (*blobs, *awaited)
+                    futures = [
+                        self.client.submit(_run, *arguments, key=keys[0], pure=False, **options)
+                    ]
+        except Exception as error:  # noqa: BLE001 - it is theirs
+            for call in calls:
+                self.deliver(call, _Settled(None, error))
+            return
+        for call, future in zip(calls, futures, strict=True):
+            call.future, call.blob = future, None
+            self._watch(call)
+
+    def _watch(self, call: DaskCall) -> None:
+        assert call.future is not None  # noqa: S101 - it has just been sent
+        call.future.add_done_callback(lambda _: self.deliver(call, None))
+
+    def _work(self) -> None:
+        ended: list[DaskCall] = []
+        while True:
+            try:
+                call, settled = self._arrived.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                with self._changed:
+                    if not self._pending:
+                        self._thread = None
+                        return
+                continue
+            if settled is not None:
+                call.end(settled)
+            else:
+                ended.append(call)
+            del call, settled
+            if ended and self._arrived.empty() and self._begun - self._done < _FETCHES_AT_MOST:
+                self._begin_fetching(ended)
+                ended = []
+
+    def _begin_fetching(self, calls: Sequence[DaskCall]) -> None:
+        try:
+            self.client.loop.add_callback(self._fetch, calls)
+        except RuntimeError:  # the loop is closed, hence the client
+            for call in calls:
+                call.end(_CANCELLED)
+        else:
+            self._begun += 1
+
+    async def _fetch(self, calls: Sequence[DaskCall]) -> None:
+        """Fetch outcomes, all in one message; in the client's event loop."""
+        futures = {number: call.future for number, call in enumerate(calls)}
+        try:
+            outcomes = await self.client.gather(futures, errors="skip", asynchronous=True)
+        except Exception as error:  # noqa: BLE001 - it is theirs
+            outcomes = {}
+            failed = _Settled(None, error)
+        else:
+            failed = _CANCELLED
+        self._done += 1
+        for number, call in enumerate(calls):
+            settled = failed
+            if call.future.status != "finished":
+                settled = await _failure(call.future)
+            elif number in outcomes:
+                settled = _Settled(outcomes[number], None)
+            self.deliver(call, settled)
+
+
+async def _failure(future: Any) -> _Settled:
+    """Return what a call came to that has no outcome."""
+    try:
+        await future
+    except BaseException as error:  # noqa: BLE001 - it is the call's
+        return _Settled(None, error) if future.status == "error" else _CANCELLED
+    raise AssertionError("a task that has failed has not")
+
+
+# The thread ends when there has been nothing to do for so long.
+_IDLE_SECONDS = 1.0
+
+# How many fetches of outcomes are under way at most. One may wait for a task that is run again, as
+# the worker that had its outcome has died.
+_FETCHES_AT_MOST = 4
+
+
+class _Awaited(NamedTuple):
+    """Stands for the outcome of another call in the arguments of one."""
+
+    number: int
+
+
+def _placed(value: Any, awaited: list[DaskCall]) -> Any:
+    if type(value) is not DaskCall:
+        return value
+    awaited.append(value)
+    return _Awaited(len(awaited) - 1)
+
+
+def _told(value: Any) -> Any:
+    """Return what tells an argument from others."""
+    if is_proxy(value):
+        return reference_of(value).key
+    call = getattr(value, "_call", None) if isinstance(value, concurrent.futures.Future) else None
+    return value if call is None else call.key
+
+
+def _run(blob: bytes, *outcomes: Any) -> Any:
+    """Make a call in a worker; ``outcomes`` are those of the calls that it waited for."""
+    task, args, kwargs = _pickle.loads(blob)
+    args = [outcomes[one.number] if type(one) is _Awaited else one for one in args]
+    kwargs = {
+        name: outcomes[one.number] if type(one) is _Awaited else one for name, one in kwargs.items()
+    }
+    outcome = task(*args, **kwargs)
+    if _is_unwanted():
+        task.withdraw(outcome)
+    return outcome
+
+
+def _is_unwanted() -> bool:
+    """Tell, in a worker, that nobody waits for the task any more that this thread runs."""
+    worker = _distributed.get_worker()
+    state = worker.state.tasks.get(_distributed.worker.thread_state.key)
+    return state is None or state.state in ("cancelled", "released", "forgotten")
