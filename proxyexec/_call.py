@@ -153,14 +153,24 @@ class Call:
         packed[id(obj)] = obj, travels
         return travels
 
-    def link(self, future: TaskFuture[Any], travels: Any) -> None:
-        """Have ``travels`` go in place of a future, whose result is needed until the task ends."""
+    def link(self, future: TaskFuture[Any], travels: Any) -> bool:
+        """Have ``travels`` go in place of a future that is not done; tell whether it still is not.
+
+        Its result is needed until this task has ended, and so is what it was made of: a worker that
+        dies takes outcomes with it, and they are made again.
+        """
+        held = future._call._held if isinstance(future._call, Call) else None
+        inputs = tuple(held or ())
+        if future.done():  # and may have let go of them
+            return False
+        self._hold(inputs)
         if self._packed is None:
             self._packed = {}
         self._packed[id(future)] = future, travels
         if self._linked is None:
             self._linked = []
         self._linked.append(future)
+        return True
 
     def seal(self) -> None:
         """Forget the arguments: all of them are packed."""

@@ -410,10 +410,9 @@ class StoreExecutor(Executor):
     def _links(self, call: Call, future: TaskFuture[Any]) -> bool:
         """Leave it to the base executor to wait for a future, if it can."""
         assert self._link is not None  # noqa: S101 - or nobody asks
-        linked = None if future.done() else self._link(future)
-        if linked is not None:
-            call.link(future, linked)
-        return linked is not None
+        # In chunks, arguments are among others.
+        linked = None if type(call) is not Call or future.done() else self._link(future)
+        return linked is not None and call.link(future, linked)
 
     def _with_options(self, options: dict[str, Any]) -> StoreExecutor:
         """Return this executor, with options of the base executor for each task."""

@@ -1,0 +1,1 @@
+"""Executors of other libraries, with ours around them: real clusters, real workers."""
