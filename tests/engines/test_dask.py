@@ -43,7 +43,7 @@ def nothing_leaks():
 @pytest.fixture(scope="module")
 def local():
     """A cluster of processes, as most have one on their own machine."""
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as one:
+    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as one:
         yield one
 
 
@@ -290,6 +290,7 @@ def test_dropped_futures(executor, tmp_path):
         executor.submit(note, str(tmp_path / "notes"), PAYLOAD)
     executor.shutdown()
     assert (tmp_path / "notes").read_text() == "called\n" * 4
+    wait_for_evictions()
     assert executor.store.closed
 
 
@@ -473,7 +474,7 @@ def test_the_default_store(client):
     host = socket.gethostbyname(socket.gethostname())
     if host.startswith("127."):
         pytest.skip("this machine has no address of its own")
-    local = distributed.LocalCluster(1, processes=False, host=host, dashboard_address=None)
+    local = distributed.LocalCluster(1, processes=False, host=host, dashboard_address=":0")
     with local, distributed.Client(local) as elsewhere:
         with pytest.raises(ValueError, match="redis://"):
             StoreExecutor(elsewhere, should_proxy=ProxyAlways())
