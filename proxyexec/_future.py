@@ -132,7 +132,12 @@ class TaskFuture(Future[R]):
     def cancel(self) -> bool:
         """Cancel the task if it has not started; tell whether it is cancelled."""
         base = self._base
-        return super().cancel() if base is None else bool(base.cancel())
+        if base is None:
+            return super().cancel()
+        if not base.cancel():
+            return False
+        cancel(self)  # at once: it may be another thread's business to follow, and it has not yet
+        return True
 
     def running(self) -> bool:
         """Tell whether the task is being run."""
@@ -273,6 +278,8 @@ class Follower:
 
 
 def cancel(future: TaskFuture[Any]) -> None:
-    """Settle a future of ours: its task is cancelled."""
+    """Settle a future of ours: its task is cancelled. Two threads may say so."""
     Future.cancel(future)
-    future.set_running_or_notify_cancel()
+    with future._condition:
+        if future._state == "CANCELLED":
+            future.set_running_or_notify_cancel()

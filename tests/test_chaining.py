@@ -448,3 +448,37 @@ def test_a_pool_that_breaks_after_shutdown_fails_what_waits():
     for thread in threading.enumerate():
         if thread.name == "proxyexec-shutdown":
             thread.join(60)
+
+
+class SlowToTell(concurrent.futures.Future):
+    """Cancelled at once; who is to be called back is so when its executor gets to it."""
+
+    def _invoke_callbacks(self):
+        pass
+
+    def tell(self):
+        super()._invoke_callbacks()
+
+
+def test_a_call_is_cancelled_as_soon_as_its_task_is():
+    """Though it is another thread's business to say so, and it has not yet."""
+    base = SlowToTell()
+
+    class Pool:
+        def submit(self, fn, /, *args, **kwargs):
+            return base
+
+        def shutdown(self, wait=True):
+            pass
+
+    with StoreExecutor(Pool(), MemoryConnector()) as executor:
+        future = executor.submit(operator.add, 1, 2)
+        called = []
+        future.add_done_callback(called.append)
+        assert future.cancel()
+        assert future.cancelled()
+        assert future.cancel()
+        base.tell()
+        assert future.cancelled()
+        assert called == [future]
+        assert concurrent.futures.wait([future], 0).done == {future}
