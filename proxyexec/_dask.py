@@ -85,10 +85,15 @@ class DaskExecutor:
         scheduler = self.client.scheduler
         return scheduler is not None and scheduler.address.startswith(_LOCAL)
 
+    @property
+    def merges(self) -> bool:
+        """Whether equal calls are to be one task."""
+        return bool(self._options.get("pure"))
+
     def name_of(self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
         """Return what calls have in common that are to be one task; ``None`` if none are."""
         key: str | None = self._options.get("key")
-        if key is None and self._options.get("pure"):
+        if key is None and self.merges:
             named = {name: _told(value) for name, value in kwargs.items()}
             key = f"{funcname(fn)}-{tokenize(fn, named, *map(_told, args))}"
         return key
@@ -99,7 +104,7 @@ class DaskExecutor:
         options.pop("pure", None)  # seen to by who submits
         function = fn.function if isinstance(fn, Task) else fn
         key = options.pop("key", None)
-        if key is None or key in self.client.futures:  # that of a task which is being forgotten
+        if key is None or not self.calls.claim(key):
             key = f"{key or funcname(function)}-{uuid.uuid4()}"
         annotations = _dask.get_annotations()
         if not isinstance(fn, Task):  # one that passes as it is, as with the client itself
@@ -260,6 +265,8 @@ class _Calls:
         self._pending: set[DaskCall] = set()
         self._changed = threading.Condition()
         self._unsent: list[DaskCall] = []
+        # Keys that were chosen by callers.
+        self._keys: set[str] = set()
         # The calls that have ended in the cluster, and then, with what they came to, here.
         self._arrived: SimpleQueue[tuple[DaskCall, _Settled | None]] = SimpleQueue()
         # Fetches of outcomes: begun, as the thread counts, and done, as the event loop does.
@@ -280,6 +287,13 @@ class _Calls:
         """Wait until all calls have ended."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pending)
+
+    def claim(self, key: str) -> bool:
+        """Take a key for a call, unless a task has it, one that is being forgotten for instance."""
+        with self._changed:
+            taken = key in self._keys or key in self.client.futures
+            self._keys.add(key)
+            return not taken
 
     def add(self, call: DaskCall) -> None:
         """Take a call, and send it.
@@ -302,15 +316,20 @@ class _Calls:
                 self._unsent.append(call)
                 if len(self._unsent) > 1:
                     return
-        if call.future is None:
-            self.client.loop.add_callback(self._send)
-        else:
-            self._watch(call)
+        try:
+            if call.future is None:
+                self.client.loop.add_callback(self._send)
+            else:
+                self._watch(call)
+        except BaseException:
+            self.discard(call)
+            raise
 
     def discard(self, call: DaskCall) -> None:
         """Count a call out: it has ended."""
         with self._changed:
             self._pending.discard(call)
+            self._keys.discard(call.key)
             if not self._pending:
                 self._changed.notify_all()
 

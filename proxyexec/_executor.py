@@ -268,7 +268,16 @@ class StoreExecutor(Executor):
             unknown = ", ".join(map(repr, sorted(options.keys() - self._options)))
             if unknown:
                 raise TypeError(f"map() got unexpected keyword arguments: {unknown}")
-            return self._with_options(options).map(
+            executor = self._with_options(options)
+            if executor._base.merges:  # each call may be one task with another
+                return results(
+                    lambda item: executor._submit_named(fn, item, {}),
+                    iterables,
+                    timeout,
+                    buffersize,
+                    self._store.quota,
+                )
+            return executor.map(
                 fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
             )
         size = _checked_chunksize(chunksize) if self._crosses else 1

@@ -344,6 +344,14 @@ def test_equal_calls_are_separate_tasks_unless_asked(executor, tmp_path):
     assert notes.read_text() == "called\n" * 3
 
     notes.unlink()
+    results = executor.map(note, [str(notes)] * 5, [1, 2, 1, 2, 1], pure=True)
+    assert list(results) == [1, 2, 1, 2, 1]
+    assert notes.read_text() == "called\n" * 2
+    notes.unlink()
+    # Of a map, the key is the beginning of keys.
+    assert list(executor.map(note, [str(notes)] * 3, [1, 2, 3], key="prefix")) == [1, 2, 3]
+
+    notes.unlink()
     kept = [executor.submit(note, str(notes), n, key="one-task") for n in range(3)]
     assert [one.result(60) for one in kept] == [0, 0, 0]
     del kept
