@@ -350,15 +350,18 @@ class _Calls:
         """Give the client what is to be sent; in its event loop."""
         with self._changed:
             calls, self._unsent = self._unsent, []
-        start = 0
-        for stop, call in enumerate(calls):
-            if call.awaited or call.options != calls[start].options:
-                self._send_alike(calls[start:stop])
-                start = stop
+        alike: list[DaskCall] = []
+        room = _BATCH_BYTES
+        for call in calls:
+            room -= len(call.blob or b"")
+            if alike and (call.awaited or call.options != alike[0].options or room < 0):
+                self._send_alike(alike)
+                alike, room = [], _BATCH_BYTES
+            alike.append(call)
             if call.awaited:
-                self._send_alike(calls[start : stop + 1])
-                start = stop + 1
-        self._send_alike(calls[start:])
+                self._send_alike(alike)
+                alike = []
+        self._send_alike(alike)
 
     def _send_alike(self, calls: Sequence[DaskCall]) -> None:
         """Send calls that wait for no other ones, or one that does."""
@@ -452,6 +455,9 @@ async def _failure(future: Any) -> _Settled:
 
 # The thread ends when there has been nothing to do for so long.
 _IDLE_SECONDS = 1.0
+
+# Calls travel together up to this size, below that which Dask warns of.
+_BATCH_BYTES = 1_000_000
 
 # How many fetches of outcomes are under way at most. One may wait for a task that is run again, as
 # the worker that had its outcome has died.

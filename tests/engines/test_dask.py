@@ -518,6 +518,17 @@ def test_schedulers_see_references_only(apart, placed):
         nothing_is_left(executor)
 
 
+def test_many_calls_are_no_large_graph(client, placed):
+    """Though what is below the policy's size travels with them."""
+    with StoreExecutor(client, placed.url, ProxySize("1 MB")) as executor:
+        executor.submit(len, b"").result(60)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            items = [bytes([n]) * 400_000 for n in range(60)]
+            assert list(executor.map(len, items)) == [400_000] * 60
+        assert not [one for one in caught if "graph" in str(one.message)]
+
+
 def traffic(cluster, action):
     """The bytes to and from the scheduler while something is done, heartbeats included."""
     before = cluster.meter.bytes
