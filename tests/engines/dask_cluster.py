@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -30,10 +31,8 @@ class Meter:
 
     def close(self) -> None:
         for one in self._sockets:
-            try:
+            with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             one.close()
 
     def _accept(self) -> None:
@@ -52,9 +51,11 @@ class Meter:
             while data := source.recv(1 << 16):
                 self.bytes += len(data)
                 target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
+        except OSError:  # one end was killed
             pass
+        finally:
+            with contextlib.suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
 
 
 class Cluster:
