@@ -87,6 +87,7 @@ class Call:
         "_context",
         "_crosses",
         "_held",
+        "_lent_to",
         "_linked",
         "_opened",
         "_packed",
@@ -112,6 +113,8 @@ class Call:
         self._opened: tuple[Any, BaseException | None] | None = None
         # Futures whose results the base executor hands to this call itself: held, as they are.
         self._linked: list[TaskFuture[Any]] | None = None
+        # Calls that are handed this one's result so, and have to hold it once it is there.
+        self._lent_to: list[Call] | None = None
         self.key = context.store.new_key()
         tasks.add(self)
 
@@ -159,18 +162,40 @@ class Call:
         Its result is needed until this task has ended, and so is what it was made of: a worker that
         dies takes outcomes with it, and they are made again.
         """
-        held = future._call._held if isinstance(future._call, Call) else None
-        inputs = tuple(held or ())
+        other = future._call
+        inputs = tuple(other._held or ()) if isinstance(other, Call) else ()
         if future.done():  # and may have let go of them
+            return False
+        if self._linked is None:
+            self._linked = []
+        if isinstance(other, Call) and not other._lend_to(self):
             return False
         self._hold(inputs)
         if self._packed is None:
             self._packed = {}
         self._packed[id(future)] = future, travels
-        if self._linked is None:
-            self._linked = []
         self._linked.append(future)
         return True
+
+    def _lend_to(self, borrower: Call) -> bool:
+        with self._tasks.lock:
+            opened = self._opened
+            if opened is None:
+                self._lent_to = [*(self._lent_to or ()), borrower]
+                return True
+        return borrower._borrow(opened[0])
+
+    def _borrow(self, result: Any) -> bool:
+        """Hold a result until this call ends; ``False`` if it has been fetched, and evicted.
+
+        One that is a proxy is held by the future that has it.
+        """
+        if type(result) is not Deferred or self._linked is None:
+            return True
+        kept = result.borrow()
+        if kept is not None and kept.lease is not None:
+            self._hold([kept.lease])
+        return kept is not None
 
     def seal(self) -> None:
         """Forget the arguments: all of them are packed."""
@@ -202,21 +227,33 @@ class Call:
         """Return the result that an outcome stands for; see :class:`proxyexec._future.Call`."""
         if type(outcome) not in _SEALED:
             return outcome
-        if self._opened is None:
-            opened: tuple[Any, BaseException | None]
+        opened = self._opened
+        if opened is None:
             try:
                 opened = self._open(outcome, self.key), None
             except BaseException as error:  # noqa: BLE001 - raised below, each time
                 opened = None, error
-            # The future's callback and its readers may all be here; there is one result.
-            with self._tasks.lock:
-                if self._opened is None:
-                    self._opened = opened
-            del opened
-        value, failure = self._opened
+            opened = self._publish(opened)
+        value, failure = opened
+        del opened
         if failure is not None:
             raise failure
         return value
+
+    def _publish(
+        self, opened: tuple[Any, BaseException | None]
+    ) -> tuple[Any, BaseException | None]:
+        while True:
+            # The future's callback and its readers may all be here; there is one result.
+            with self._tasks.lock:
+                lent, self._lent_to = self._lent_to, None
+                if not lent:
+                    if self._opened is None:
+                        self._opened = opened
+                    return self._opened
+            # Before anybody can see it, fetch it, and have it evicted.
+            for borrower in lent:
+                borrower._borrow(opened[0])
 
     def end(self, error: BaseException | None = None) -> None:
         """Let go of the inputs, and evict the result if the call failed."""
@@ -230,7 +267,7 @@ class Call:
             )
             if broken:
                 self._tasks.doubtful.append(self._keys)
-        self._linked = None
+        self._linked = self._lent_to = None
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
