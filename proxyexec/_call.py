@@ -88,7 +88,6 @@ class Call:
         "_crosses",
         "_held",
         "_lent_to",
-        "_linked",
         "_opened",
         "_packed",
         "_tasks",
@@ -107,12 +106,12 @@ class Call:
         self._tasks = tasks
         self._context = context
         self._crosses = crosses
-        self._held: list[Lease] | None = None
+        # Leases, then futures that this call is linked to, and what their calls hold, which are
+        # lists like this one: shared, so that a long chain costs no more than its links.
+        self._held: list[Any] | None = None
         # What travels for the arguments so far, by identity: one object stays one object.
         self._packed: dict[int, tuple[Any, Any]] | None = None
         self._opened: tuple[Any, BaseException | None] | None = None
-        # Futures whose results the base executor hands to this call itself: held, as they are.
-        self._linked: list[TaskFuture[Any]] | None = None
         # Calls that are handed this one's result so, and have to hold it once it is there.
         self._lent_to: list[Call] | None = None
         self.key = context.store.new_key()
@@ -159,22 +158,20 @@ class Call:
     def link(self, future: TaskFuture[Any], travels: Any) -> bool:
         """Have ``travels`` go in place of a future that is not done; tell whether it still is not.
 
-        Its result is needed until this task has ended, and so is what it was made of: a worker that
-        dies takes outcomes with it, and they are made again.
+        Its result is needed until this task has ended, and so is all that it was made of: a worker
+        that dies takes outcomes with it, and they are made again, along the whole chain.
         """
+        self._hold([future])
         other = future._call
-        inputs = tuple(other._held or ()) if isinstance(other, Call) else ()
-        if future.done():  # and may have let go of them
-            return False
-        if self._linked is None:
-            self._linked = []
-        if isinstance(other, Call) and not other._lend_to(self):
-            return False
-        self._hold(inputs)
+        if isinstance(other, Call):
+            held = other._held
+            if held is not None:
+                self._hold([held])
+        if future.done() or (isinstance(other, Call) and not other._lend_to(self)):
+            return False  # it may have let go of what it held
         if self._packed is None:
             self._packed = {}
         self._packed[id(future)] = future, travels
-        self._linked.append(future)
         return True
 
     def _lend_to(self, borrower: Call) -> bool:
@@ -190,7 +187,7 @@ class Call:
 
         One that is a proxy is held by the future that has it.
         """
-        if type(result) is not Deferred or self._linked is None:
+        if type(result) is not Deferred or self._held is None:
             return True
         kept = result.borrow()
         if kept is not None and kept.lease is not None:
@@ -267,11 +264,11 @@ class Call:
             )
             if broken:
                 self._tasks.doubtful.append(self._keys)
-        self._linked = self._lent_to = None
+        self._lent_to = None
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
-            held.clear()  # which releases the leases
+            del held  # which releases the leases, unless others hold them
         self._tasks.discard(self)
 
     def _borrowed(self, result: Deferred) -> Kept | None:
@@ -292,7 +289,7 @@ class Call:
             self._hold(leases_of(packed.embedded))
         return packed.travels
 
-    def _hold(self, objects: Sequence[Lease]) -> None:
+    def _hold(self, objects: Sequence[Any]) -> None:
         if self._held is None:
             self._held = []
         self._held.extend(objects)

@@ -6,7 +6,9 @@ import asyncio
 import concurrent.futures
 import functools
 import gc
+import itertools
 import os
+import random
 import socket
 import time
 import warnings
@@ -593,3 +595,62 @@ def test_tasks_that_kill_all_their_workers(apart, placed):
             executor.submit(functions.die, PAYLOAD).result(60)
         assert executor.submit(double, PAYLOAD).result(60) == PAYLOAD * 2
         nothing_is_left(executor)
+
+
+@pytest.mark.parametrize("seed", range(40 if LONG else 2))
+def test_workers_killed_at_random(seed):
+    """Chains of calls, cancelled, dropped and read, while workers are killed and others come."""
+    chance = random.Random(seed)
+    lazy = seed % 4 in (0, 3)
+    names = map(str, itertools.count())
+    with (
+        place_of(("disk", "redis")[seed % 2]) as place,
+        cluster(*itertools.islice(names, 3)) as apart,
+        distributed.Client(apart.address) as client,
+    ):
+        client.wait_for_workers(3, timeout=60)
+        with StoreExecutor(client, place.url, ProxySize(1000), lazy=lazy) as executor:
+            calls = []
+            for _ in range(60):
+                step = chance.random()
+                if step < 0.35 or not calls:
+                    data = bytes([chance.randrange(256)]) * chance.choice([10, 5000, 300_000])
+                    future = executor.submit(extend, data, chance.choice([0, 0.02, 0.1]))
+                    calls.append((future, data + b"!"))
+                elif step < 0.7:
+                    before, value = chance.choice(calls)
+                    future = executor.submit(extend, before, chance.choice([0, 0.02]))
+                    calls.append((future, value + b"!"))
+                elif step < 0.8:
+                    killed = chance.choice(list(apart.workers))
+                    apart.kill_worker(killed)
+                    del apart.workers[killed]
+                    apart.start_worker(next(names))
+                elif step < 0.85:
+                    calls.pop(chance.randrange(len(calls)))
+                elif step < 0.9:
+                    chance.choice(calls)[0].cancel()
+                else:
+                    check(*calls.pop(chance.randrange(len(calls))))
+            for future, value in calls:
+                check(future, value)
+            del calls, future, before
+            # What was cancelled while a worker was at it is evicted again after some seconds.
+            eventually(lambda: gc.collect() * 0 or executor.store.usage() == (0, 0), "all is gone")
+        gc.collect()
+        wait_for_evictions()
+        assert place.residue() == []
+
+
+def extend(data, seconds):
+    time.sleep(seconds)
+    return extract(data) + b"!"
+
+
+def check(future, value):
+    try:
+        assert future.result(120) == value
+    except concurrent.futures.CancelledError:
+        pass
+    except distributed.KilledWorker:  # it was there when several of them were killed
+        pass
