@@ -10,9 +10,9 @@ it copy-on-write has private memory, for as long as he likes, also when the name
   is never written by two: the name goes to a new file. What the former one finishes cannot get
   a name any more.
 - An object's *token* says which one of several under the same key it is. Callers ask the
-  connector's server for the token first, so nothing is served that has been evicted; the file of
-  an object that is evicted while it is fetched is removed by its writer, who asks again after
-  naming it.
+  connector's server whether the object of that token is there, each time, so nothing is served
+  that has been evicted; the file of an object that is evicted while it is fetched is removed by
+  its writer, who asks again after naming it.
 - Files are written with system calls: full shared memory is an error, never a signal, and then
   the object is simply not kept here. What is kept is bounded in bytes; what has not been used for
   the longest time goes first.
@@ -56,8 +56,9 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - what we put there is in a directory 
 
 _WORK = "~"
 
-# Who is waited for has to show some progress within this many seconds.
-_PATIENCE = 1.0
+# Who is waited for has to show some progress within this many seconds. What a network has lost is
+# sent again within one or two, and whoever has given up waiting loads it twice as much.
+_PATIENCE = 3.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
 
 # How often others may get in between before an object is fetched without looking at them.
@@ -113,6 +114,23 @@ class HostCache:
         self._lock = threading.Lock()
         _caches.add(self)
 
+    def find(self, key: str) -> tuple[Known, mmap.mmap] | None:
+        """Return the object that is kept under ``key``; it may have been evicted elsewhere."""
+        if self._session is None and not (
+            self._limit and os.path.isdir(self._place) and self._join()
+        ):
+            return None
+        path = self._path(key)
+        # For most objects there is none, and an error costs more than a look.
+        if not os.access(path, os.F_OK):
+            return None
+        try:
+            found = _opened(path)
+        except OSError as error:  # too many mappings, say
+            _logger.debug("what is in shared memory is not used: %s", error)
+            return None
+        return None if found is None or found[0].key != key else found
+
     def obtain(self, known: Known, size: int, receive: Callable[[Write], None]) -> mmap.mmap | None:
         """Return an object's bytes, from here or fetched; ``None`` if there is no room here.
 
@@ -129,9 +147,9 @@ class HostCache:
         try:
             path = self._path(known.key)
             for _ in range(_TRIES):
-                memory = _opened(path, known, size)
-                if memory is not None:
-                    return memory
+                found = _opened(path, (known, size))
+                if found is not None:
+                    return found[1]
                 with _claimed(path + _WORK) as descriptor:
                     if descriptor is not None:
                         return self._received(descriptor, path, known, size, receive)
@@ -308,11 +326,12 @@ def _wait_for(work: str) -> None:
         return
     _sessions.close_in_children(descriptor)
     try:
-        progress, since, pause = -1, time.monotonic(), _FIRST_PAUSE
+        written, since, pause = -1, time.monotonic(), _FIRST_PAUSE
         while not _locks(descriptor):
-            status = os.fstat(descriptor)
-            if status.st_blocks != progress:
-                progress, since = status.st_blocks, time.monotonic()
+            # Its size would not tell when something is fetched anew, over another connection.
+            last = os.fstat(descriptor).st_mtime_ns
+            if last != written:
+                written, since = last, time.monotonic()
             elif time.monotonic() - since > _PATIENCE:
                 break
             time.sleep(pause)
@@ -372,16 +391,18 @@ def _named(descriptor: int, path: str, known: Known) -> bool:
     return False
 
 
-def _opened(path: str, known: Known, size: int) -> mmap.mmap | None:
+def _opened(path: str, wanted: tuple[Known, int] | None = None) -> tuple[Known, mmap.mmap] | None:
+    """Map the object in a file, if it is the one that is wanted, or any is."""
     try:
         descriptor = os.open(path, _READ)
     except FileNotFoundError:
         return None
     try:
-        if _known(descriptor) != (known, size):
+        found = _known(descriptor)
+        if found is None or found[1] == 0 or (wanted is not None and found != wanted):
             return None
         os.utime(descriptor)
-        return map_private(descriptor, size)
+        return found[0], map_private(descriptor, found[1])
     finally:
         os.close(descriptor)
 

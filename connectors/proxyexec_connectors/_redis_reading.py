@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["WAYS", "PieceReceiver", "Start", "Way"]
 
 
+# Less than this is not worth passing on.
+_PORTION_BYTES = 128 << 10
+
+
 class Start(NamedTuple):
     """What was returned of an object: nothing, all of it, or head and first piece."""
 
@@ -98,13 +102,28 @@ class PieceReceiver:
             return Refusal(length)
         if head == self.head.written() and length == self.end - self.start:
             memory = self.place(self.start, self.end)
-            replies.into(memory)
-            if self.received is not None:
-                self.received(memory, self.start)
+            if self.received is None:
+                replies.into(memory)
+            else:
+                self._hand_on(replies, memory, self.received)
             return True
         if length is not None:
             replies.skip(length)
         return False
+
+    def _hand_on(self, replies: Replies, memory: memoryview, received: Write) -> None:
+        """Receive a piece, and pass on what has come of it: on a slow network, that is progress."""
+        done = 0
+
+        def arrived(count: int) -> None:
+            nonlocal done
+            if count - done >= _PORTION_BYTES:
+                received(memory[done:count], self.start + done)
+                done = count
+
+        replies.into(memory, arrived)
+        if done < len(memory):
+            received(memory[done:], self.start + done)
 
 
 def _is_other_form(refusal: ResponseError) -> bool:

@@ -137,13 +137,20 @@ class Replies:
         self.into(memoryview(content))
         return bytes(content)
 
-    def into(self, target: memoryview) -> None:
-        """Read a string that has been begun, which has the length of ``target``."""
+    def into(self, target: memoryview, arrived: Callable[[int], None] | None = None) -> None:
+        """Read a string that has been begun, which has the length of ``target``.
+
+        Args:
+            target: what to read it into.
+            arrived: is told how much has come, each time that something has.
+        """
         done = min(len(target), self._end - self._start)
         target[:done] = self._ahead[self._start : self._start + done]
         self._start += done
         while done < len(target):
             done += self._receive(target[done:])
+            if arrived is not None:
+                arrived(done)
         if self._line():
             raise exceptions.ConnectionError("a string is longer than the server said")
 

@@ -148,7 +148,8 @@ class Session:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
-        return True
+        # Where it has been removed already, what is there by now is others'.
+        return os.fstat(self._descriptor).st_nlink > 0
 
 
 def session_in_place(usual: str, name: str) -> Session:

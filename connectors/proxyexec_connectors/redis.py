@@ -153,9 +153,9 @@ class RedisConnector:
             ready("SET", self._names.alive, b"", "NX", "PX", self._grace),
         ]
         self._link = Link(place, options)
-        self._host_cache = HostCache(
-            session, options.host_cache, _CurrentOnes(self._link, self._names)
-        )
+        self._are_current = _CurrentOnes(self._link, self._names)
+        self._host_cache = HostCache(session, options.host_cache, self._are_current)
+        self._shares = False
         self._finalizer = weakref.finalize(self, _drop, self._link, ownership, self._host_cache)
         _joined_here.add(self)
 
@@ -224,9 +224,10 @@ class RedisConnector:
         self._store([_parcel(self._names, key, frames) for key, frames in items.items()])
 
     def get_many(self, keys: Sequence[str]) -> list[Frames | None]:
-        return [
-            self._whole(key, start) for key, start in zip(keys, self._starts(keys), strict=True)
-        ]
+        kept = self._kept(keys)
+        asked = [key for n, key in enumerate(keys) if n not in kept] if kept else keys
+        starts = iter(self._starts(asked) if asked else ())
+        return [self._whole(key, kept.get(n) or next(starts)) for n, key in enumerate(keys)]
 
     def usage(self) -> Usage:
         [sizes] = self._link.run([("HVALS", self._names.index)])
@@ -337,6 +338,49 @@ class RedisConnector:
             # live removes the rest.
             _logger.debug("temporary keys were left: %s", error)
 
+    def _kept(self, keys: Sequence[str]) -> dict[int, Start]:
+        """Map what processes of this host have fetched, by the keys' numbers, if it is current."""
+        if self._is_owners or self._link.closed:
+            return {}
+        find = self._host_cache.find
+        found = {n: one for n, key in enumerate(keys) if (one := find(key)) is not None}
+        if not found:
+            return {}
+        self._begin_to_share()
+        current = self._are_current([known for known, _ in found.values()])
+        return {
+            n: Start(memory=memoryview(memory))
+            for (n, (_, memory)), is_current in zip(found.items(), current, strict=True)
+            if is_current
+        }
+
+    @property
+    def _is_owners(self) -> bool:
+        return self._ownership is not None and self._ownership.is_here
+
+    def _begin_to_share(self) -> None:
+        """Remove what this host has kept for sessions that are over, of the same server.
+
+        Nothing tells it of their end; but one that begins is a good time to look.
+        """
+        if self._shares:
+            return
+        self._shares = True
+        others = [
+            other
+            for other in list(_joined_here)
+            if other.url == self.url and other is not self and other._shares
+        ]
+        if not others:
+            return
+        replies = self._link.run(
+            [("SISMEMBER", SESSIONS, other._names.session) for other in others], raw=True
+        )
+        for other, listed in zip(others, replies, strict=True):
+            if listed == 0:
+                other._shares = False  # should it come to life again
+                other._host_cache.remove()
+
     def _starts(self, keys: Sequence[str]) -> list[Start]:
         """Fetch small objects, and the beginnings of others."""
         starts: list[Start | None] = [None] * len(keys)
@@ -381,7 +425,8 @@ class RedisConnector:
 
     def _rest(self, key: str, head: Head, first: memoryview) -> Buffer:
         """Return all bytes of an object whose first piece is here."""
-        if head.size >= _SHARED_FROM and not (self._ownership and self._ownership.is_here):
+        if head.size >= _SHARED_FROM and not self._is_owners:
+            self._begin_to_share()
 
             def receive(write: Write) -> None:
                 write(first, 0)

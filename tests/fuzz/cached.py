@@ -42,6 +42,8 @@ def reader(directory: Path, redis_url: str | None) -> Iterator[Callable[[bytes],
                 # In the first place for who looks for the object, in the second for who makes room.
                 for one in (path, other):
                     one.write_bytes(source.rest())
+                kept = cache.find("key")
+                assert kept is None or kept[0].key == "key"
                 found = cache.obtain(_KNOWN, len(_CONTENT), receive)
                 assert found is None or len(found) == len(_CONTENT)
                 cache.forget(["key"])
