@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -278,10 +279,11 @@ class Cluster:
         self.client = network.add("client")
         self.left = network.add("left")
         self.right = network.add("right")
-        self.redis_url = f"redis://{self.store.address}:6379/0"
+        self.password = secrets.token_hex(8)
+        self.redis_url = f"redis://:{self.password}@{self.store.address}:6379/0"
         self.scheduler_url = f"tcp://{self.scheduler.address}:8786"
         self.workers: dict[str, Process] = {}
-        settings = ("--bind", self.store.address, "--protected-mode", "no", "--save", "")
+        settings = ("--bind", self.store.address, "--requirepass", self.password, "--save", "")
         self.store.start(
             *(redis_server, *settings, "--dir", str(directory)), log=directory / "redis.log"
         )
@@ -331,6 +333,18 @@ class Cluster:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(_innermost(started.pid), signal.SIGKILL)
             started.communicate(timeout=PATIENCE)
+
+    def run(self, script: Path) -> subprocess.CompletedProcess[str]:
+        """Run a script on the client's host that finds the cluster by its environment."""
+        where = {"DASK_SCHEDULER_ADDRESS": self.scheduler_url, "REDIS_URL": self.redis_url}
+        return subprocess.run(
+            [*self.client.enter, sys.executable, str(script)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE,
+            env={**os.environ, **_QUIET, **where},
+        )
 
     def cached(self, host: Host) -> dict[str, int]:
         """What the workers of a host share: files and their sizes, by their paths."""

@@ -25,6 +25,7 @@ from tests.chaos.census import PATIENCE, eventually
 from tests.chaos.programs import Program, hear, say
 from tests.engines.hosts import Cluster, Host, cut, network, slowed
 from tests.redis_server import require_redis
+from tests.test_examples import ROOT, scripts_of, write
 
 # An array of 20 MB.
 LENGTH = 2_500_000
@@ -194,6 +195,19 @@ def test_data_move_through_redis_only(cluster):
             assert count * SIZE < bytes_ < (count + 0.1) * SIZE
 
 
+def test_the_program_of_the_documentation(cluster, tmp_path):
+    [script] = scripts_of(ROOT / "docs" / "engines" / "hosts.md")
+    before = cluster.scheduler.traffic(), cluster.left.traffic(), cluster.right.traffic()
+    done = cluster.run(write(script, tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    after = cluster.scheduler.traffic(), cluster.left.traffic(), cluster.right.traffic()
+    scheduler, left, right = (one - then for one, then in zip(after, before, strict=True))
+    # Its 20 tasks are for both hosts or for one, of which each fetches the 8 MB once.
+    assert 8e6 < left.received + right.received < 18e6
+    assert max(left.received, right.received) < 9e6
+    assert scheduler.received + scheduler.sent < 1e6
+
+
 # --- a host that cannot reach the server ----------------------------------------------------
 
 
@@ -202,6 +216,12 @@ def user(cluster):
     """One who does not wait for long."""
     with user_of(cluster, "?timeout=1") as user:
         yield user
+
+
+def assert_says_who_is_missing(cluster: Cluster, error: str, message: str) -> None:
+    assert error == "ConnectorUnavailableError"
+    assert f"redis://{cluster.store.address}:6379/0 is not available" in message
+    assert cluster.password not in message
 
 
 class TestCutOff:
@@ -214,9 +234,7 @@ class TestCutOff:
             user.submit("here", "left-0", "changed_total", "a")
             user.submit("there", "right-0", "changed_total", "a")
             assert user.outcome("there") == total(0, LENGTH, 1)
-            error, message = user.outcome("here")
-            assert error == "ConnectorUnavailableError"
-            assert f"{cluster.redis_url} is not available" in message
+            assert_says_who_is_missing(cluster, *user.outcome("here"))
         for worker in ("left-0", "left-1"):
             assert user.call(worker, "changed_total", "a") == total(0, LENGTH, 1)
         assert user.drop("a") == 0
@@ -227,9 +245,8 @@ class TestCutOff:
             user.submit("here", "left-0", "changed_total", "a")
             eventually(lambda: is_fetching(cluster, cluster.left), "a part has come")
             with cut(cluster.left, cluster.store, "silent"):
-                error, message = user.outcome("here")
-        assert error == "ConnectorUnavailableError"
-        assert f"{cluster.redis_url} is not available" in message
+                outcome = user.outcome("here")
+        assert_says_who_is_missing(cluster, *outcome)
         assert objects(cluster, cluster.left) == []
         assert user.call("left-1", "changed_total", "a") == total(0, LENGTH, 1)
         assert user.drop("a") == 0
@@ -241,9 +258,7 @@ class TestCutOff:
         eventually(lambda: os.path.exists(here), "the task has what it was given")
         with cut(cluster.left, cluster.store, "silent"):
             Path(go).touch()
-            error, message = user.outcome("doubled")
-        assert error == "ConnectorUnavailableError"
-        assert f"{cluster.redis_url} is not available" in message
+            assert_says_who_is_missing(cluster, *user.outcome("doubled"))
         user.submit("doubled", "left-0", "double_when_told", "a", here, go)
         assert user.outcome("doubled") == 2 * total(0, LENGTH)
         assert user.drop("a") == 0
