@@ -315,6 +315,8 @@ def _claimed(work: str) -> Iterator[int | None]:
     finally:
         # After the object has its name. Before the lock goes, or it would look abandoned.
         _unlink_if(work, descriptor)
+        # Closing it would not do: who has the file mapped, as we may by now, has its locks, too.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         _sessions.close(descriptor)
 
 
