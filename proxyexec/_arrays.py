@@ -16,6 +16,8 @@ import struct
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from proxyexec_connectors._copying import bytearray_of
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -90,7 +92,7 @@ def array_in(header: bytes, buffer: Buffer) -> Any:
         raise ValueError("an array of negative length")
     view = memoryview(buffer)
     if writable and view.readonly:
-        view = memoryview(bytearray(view))
+        view = memoryview(bytearray_of(view))
     elif not writable:
         view = view.toreadonly()
     numpy = import_module("numpy")

@@ -9,12 +9,15 @@ import copyreg
 import ctypes
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import cloudpickle
 from wrapt import BaseObjectProxy
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = [
     "CLOUD",
@@ -22,6 +25,7 @@ __all__ = [
     "POOLS_MAKE_WRITABLE",
     "Parts",
     "Pickled",
+    "Reader",
     "Unpickler",
     "pickled_by",
     "reducers_of_pools",
@@ -29,6 +33,9 @@ __all__ = [
 
 # Smaller buffers are copied into the pickle: a frame costs more than it saves.
 _SMALL_BUFFER = 2048
+
+# A reader copies so many bytes, then others may run.
+_READ_AT_ONCE = 1 << 20
 
 # The first protocol of pickle with buffers out of band.
 _OUT_OF_BAND = 5
@@ -80,7 +87,45 @@ class Parts(Protocol):
 class _Stream(list[bytes]):
     """What a pickler writes, piece by piece; large ``bytes`` arrive as themselves, uncopied."""
 
-    write = list.append
+    # In Python: whenever this is called, other threads get their turn. Pickle gives them none.
+    def write(self, piece: bytes) -> None:
+        self.append(piece)
+
+
+class Reader:
+    """A pickle in pieces, for an unpickler, which lets other threads run when it reads."""
+
+    def __init__(self, pieces: Sequence[Buffer]) -> None:
+        self._pieces = [memoryview(piece) for piece in reversed(pieces)]
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill a buffer, as far as there is anything left; return how far."""
+        target, filled = memoryview(buffer), 0
+        while self._pieces and filled < target.nbytes:
+            piece = self._pieces.pop()
+            count = min(piece.nbytes, target.nbytes - filled, _READ_AT_ONCE)
+            target[filled : filled + count] = piece[:count]
+            filled += count
+            if count < piece.nbytes:
+                self._pieces.append(piece[count:])
+        return filled
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes, or what is left."""
+        # No more than there is: a pickle that was tampered with may ask for anything.
+        buffer = bytearray(min(size, sum(piece.nbytes for piece in self._pieces)))
+        self.readinto(buffer)
+        return bytes(buffer)
+
+    def readline(self) -> bytes:
+        """Return a line; of what is written here, only old ways to pickle have any."""
+        line = bytearray()
+        while line[-1:] != b"\n":
+            character = self.read(1)
+            if not character:
+                break
+            line += character
+        return bytes(line)
 
 
 class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types

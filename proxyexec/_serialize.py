@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from proxyexec_connectors._copying import bytearray_of, bytes_of
+
 from proxyexec._arrays import array_in, frames_of_array, is_array_type
 from proxyexec._picklers import (
     CLOUD,
@@ -30,6 +32,7 @@ from proxyexec._picklers import (
     POOLS_MAKE_WRITABLE,
     Parts,
     Pickled,
+    Reader,
     Unpickler,
     pickled_by,
     reducers_of_pools,
@@ -49,6 +52,9 @@ __all__ = ["Candidate", "PickleSerializer", "Serializer", "frames_size"]
 
 # How much of a piece is searched for mentions of __main__; larger ones are payload.
 _SEARCHED = 1 << 20
+
+# From this size on, unpickling lets other threads run meanwhile.
+_LONG_PICKLE = 1 << 20
 
 _ENVELOPE = struct.Struct("<cI")
 _PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY, _ARRAY = b"p", b"i", b"b", b"a", b"n"
@@ -234,9 +240,9 @@ def _load(frames: Frames) -> Any:
     envelope = bytes(frames[0])
     kind, streams = _ENVELOPE.unpack_from(envelope)
     if kind == _BYTES:
-        return bytes(frames[1])
+        return bytes_of(frames[1])
     if kind == _BYTEARRAY:
-        return bytearray(frames[1])
+        return bytearray_of(frames[1])
     if kind == _ARRAY:
         return array_in(envelope[_ENVELOPE.size :], frames[1])
     if kind not in (_PICKLE, _WITH_IDS):
@@ -245,8 +251,12 @@ def _load(frames: Frames) -> Any:
     buffers = frames[1 + streams :]
     if len(writable) != len(buffers) or streams < 1:
         raise ValueError(f"{len(frames)} frames where the envelope says otherwise")
-    stream = frames[1] if streams == 1 else b"".join(_views(frames[1 : 1 + streams]))
+    pieces = frames[1 : 1 + streams]
     ready = map(_ready, buffers, writable)
+    unpickler = Unpickler if kind == _WITH_IDS else pickle.Unpickler
+    if sum(map(_length, pieces)) >= _LONG_PICKLE:
+        return unpickler(Reader(pieces), buffers=ready).load()
+    stream = pieces[0] if streams == 1 else b"".join(_views(pieces))
     if kind == _WITH_IDS:
         return Unpickler(io.BytesIO(stream), buffers=ready).load()
     return pickle.loads(stream, buffers=ready)
@@ -254,7 +264,7 @@ def _load(frames: Frames) -> Any:
 
 def _ready(buffer: Buffer, writable: int) -> Buffer:
     """A buffer that may be written to exactly when the original could be."""
-    return bytearray(buffer) if writable and memoryview(buffer).readonly else buffer
+    return bytearray_of(buffer) if writable and memoryview(buffer).readonly else buffer
 
 
 def _views(frames: Frames) -> Sequence[memoryview]:

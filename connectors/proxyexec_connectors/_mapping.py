@@ -19,7 +19,7 @@ import os
 import sys
 from typing import Any, ClassVar
 
-__all__ = ["LARGE_PAGE", "Mapping", "map_private"]
+__all__ = ["LARGE_PAGE", "LONG_COPY", "Address", "Mapping", "map_private"]
 
 
 def _large_page() -> int:
@@ -57,8 +57,8 @@ _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _ioctl = _libc.ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
-# From this size on, copying lets other threads run meanwhile.
-_LONG_COPY = 1 << 18
+LONG_COPY = 1 << 18
+"""From so many bytes on, copying lets other threads run meanwhile."""
 
 
 def map_private(descriptor: int, size: int) -> mmap.mmap:
@@ -117,10 +117,10 @@ class Mapping:
 
     def write(self, start: int, data: bytes | memoryview) -> None:
         """Copy bytes to a place in the mapping."""
-        if len(data) < _LONG_COPY:
+        if len(data) < LONG_COPY:
             memoryview(self.lend(start, len(data))).cast("B")[:] = data
             return
-        with _Address(data) as source:
+        with Address(data) as source:
             ctypes.memmove(self.address + start, source, len(data))  # which lets go of the GIL
 
     def is_as_in_file(self) -> bool:
@@ -203,7 +203,7 @@ class _PyBuffer(ctypes.Structure):
     ]
 
 
-class _Address:
+class Address:
     """Where the bytes of a buffer are, for as long as the context lasts; read-only ones, too."""
 
     def __init__(self, data: bytes | memoryview) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from proxyexec_connectors._copying import bytes_of
 from proxyexec_connectors.errors import ConnectorClosedError, ForeignProcessError
 from proxyexec_connectors.protocol import Usage
 
@@ -71,7 +72,7 @@ class MemoryConnector:
         return f"{_URL}{self._session}:{self._owner}"
 
     def put(self, key: str, frames: Frames) -> None:
-        snapshot = tuple(memoryview(bytes(frame)) for frame in frames)
+        snapshot = tuple(memoryview(bytes_of(frame)) for frame in frames)
         objects = self._open()
         with self._lock:
             objects.setdefault(key, snapshot)
