@@ -223,9 +223,13 @@ class Packer:
     def go_on(self) -> None:
         """Do nothing: who waits for room has been woken."""
 
+    def hurry(self) -> None:
+        """Hand over what is left whether there is room or not."""
+        self.tasks.hurry()
+
     def finish(self) -> None:
         """Hand over what is left, whether there is room or not, and wait until that is done."""
-        self.tasks.hurry()
+        self.hurry()
         with self._none_left:
             self._none_left.wait_for(lambda: not self._unpacked)
 

@@ -157,6 +157,8 @@ class AsyncStoreExecutor:
         self._pending = _Pending()
         self._begun = False
         self._ended = False
+        # Whether what has not started is to be cancelled, now that it has ended.
+        self._cancels = False
 
     @property
     def store(self) -> Store:
@@ -266,18 +268,17 @@ class AsyncStoreExecutor:
         """
         loop = self._running_loop()
         self._ended = True
-        if cancel_futures:
-            self._packer.cancel()
-        over = _in_a_thread(loop, self._shut_down, wait=wait, cancel_futures=cancel_futures)
-        if not wait:
-            return
-        try:
+        if wait and not (cancel_futures or self._cancels):
+            self._packer.hurry()
+            try:
+                await self._pending.none_left(loop)
+            except asyncio.CancelledError:
+                self._shut_down(loop, wait=False, cancel_futures=True)
+                raise
+        over = self._shut_down(loop, wait=wait, cancel_futures=cancel_futures)
+        if wait:
             await over
             await self._pending.none_left(loop)
-        except asyncio.CancelledError:
-            self._packer.cancel()
-            _in_a_thread(loop, self._shut_down, wait=False, cancel_futures=True)
-            raise
 
     async def __aenter__(self) -> Self:
         self._running_loop()
@@ -349,9 +350,20 @@ class AsyncStoreExecutor:
             raise RuntimeError(f"this executor belongs to another event loop{closed}")
         return loop
 
-    def _shut_down(self, *, wait: bool, cancel_futures: bool) -> None:
-        self._packer.finish()
-        self._executor.shutdown(wait=wait, cancel_futures=cancel_futures)
+    def _shut_down(
+        self, loop: asyncio.AbstractEventLoop, *, wait: bool, cancel_futures: bool
+    ) -> asyncio.Future[None]:
+        """Shut the executor down when all calls are packed; return a future that is done then."""
+        if cancel_futures:
+            self._cancels = True
+            self._packer.cancel()
+
+        def shut_down() -> None:
+            self._packer.finish()
+            # Of pools, the last word counts.
+            self._executor.shutdown(wait=wait, cancel_futures=self._cancels)
+
+        return _in_a_thread(loop, shut_down)
 
 
 class _Settler:
@@ -445,7 +457,7 @@ def _fork_workers(base: Any) -> None:
 
 
 def _in_a_thread(
-    loop: asyncio.AbstractEventLoop, function: Callable[..., object], **kwargs: Any
+    loop: asyncio.AbstractEventLoop, function: Callable[[], object]
 ) -> asyncio.Future[None]:
     """Call a function in a thread of its own; return a future that is done when it returns."""
     over: asyncio.Future[None] = loop.create_future()
@@ -461,7 +473,7 @@ def _in_a_thread(
     def run() -> None:
         error: BaseException | None = None
         try:
-            function(**kwargs)
+            function()
         except BaseException as raised:  # noqa: BLE001 - it is raised for who waits
             error = raised
         try:
