@@ -67,6 +67,7 @@ PARTS = {
     ),
     "load": Part("load.py", quick=("--quick",), plots=True),
     "redis": Part("over_redis.py", quick=("--sizes", "10KB,10MB", "--repeat", "7")),
+    "asyncio": Part("asyncio_delay.py", quick=("--repeat", "2")),
 }
 
 # How long a program gets to end by itself.

@@ -30,6 +30,7 @@ _TITLES = {
     "growth": "Growth",
     "load": "Load",
     "redis": "Redis",
+    "asyncio": "asyncio",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from proxyexec import (
     own,
     reference_of,
 )
+from proxyexec.aio import AsyncStoreExecutor, Handle
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
@@ -84,6 +85,23 @@ def maps(executor: StoreExecutor) -> None:
     )
     assert_type(executor.map(length, ["a"], chunksize="auto"), Iterator[int])
     executor.map(length, ["a"], chunksize="fast")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def coroutines(executor: AsyncStoreExecutor, texts: AsyncIterator[str]) -> None:
+    text = executor.submit(concat, "a", num=1)
+    assert_type(text, Handle[str])
+    assert_type(await text, str)
+    assert_type(await executor.retrieve(text), str)
+    assert_type(await executor.retrieve("a proxy, to all who look"), str)
+    assert_type(executor.submit(length, text), Handle[int])
+    assert_type(await executor.submit(add, 1, executor.submit(length, text)), int)
+    executor.submit(concat, 5, num=1)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert_type(executor.map(length, ["a"]), AsyncGenerator[int, None])
+    async for one in executor.map(add, texts, [1], buffersize=2, timeout=1.5):
+        assert_type(one, int)
+    async with executor as same:
+        assert_type(same, AsyncStoreExecutor)
+    await executor.shutdown(wait=False, cancel_futures=True)
 
 
 def policies() -> None:
