@@ -61,9 +61,7 @@ async def results_in_order(
     finally:
         drawing.cancel()
         ahead.cancel()
-        await asyncio.wait([drawing])
-        if not drawing.cancelled():
-            drawing.exception()  # as of now, it is not one that nobody asked for
+        await asyncio.wait([drawing])  # it may have submitted one more
         ahead.cancel()
 
 
@@ -130,9 +128,7 @@ class _Ahead:
     def cancel(self) -> None:
         """Cancel what has not started, and let go of all results."""
         while self.pending:
-            handle = self.pending.pop()  # the last first, as others are started in order
-            if not handle.cancel() and not handle.cancelled():
-                handle.exception()  # which nobody asks for any more
+            self.pending.pop().cancel()  # the last first, as others are started in order
 
     def _has_room(self) -> bool:
         if len(self.pending) >= self._most:

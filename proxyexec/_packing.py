@@ -208,7 +208,11 @@ class Packer:
             self._unpacked.add(submission)
             if len(self._unpacked) == 1:
                 announce(self)  # the end of the program waits for it
-        self._go(submission)
+        try:
+            self._go(submission)
+        except BaseException:  # there is no thread to be had
+            self._count_out(submission)
+            raise
 
     def cancel(self) -> None:
         """Hand over none of the calls that have not been."""
@@ -249,6 +253,9 @@ class Packer:
         for follower in submission.end(future):
             if follower.packer is not None:
                 follower.packer._go(follower)
+        self._count_out(submission)
+
+    def _count_out(self, submission: Submission) -> None:
         with self._none_left:
             self._unpacked.discard(submission)
             if not self._unpacked:

@@ -37,6 +37,9 @@ _SMALL_BUFFER = 2048
 # A reader copies so many bytes, then others may run.
 _READ_AT_ONCE = 1 << 20
 
+# A line is looked for in so many bytes at a time.
+_LINE_BYTES = 256
+
 # The first protocol of pickle with buffers out of band.
 _OUT_OF_BAND = 5
 
@@ -97,6 +100,7 @@ class Reader:
 
     def __init__(self, pieces: Sequence[Buffer]) -> None:
         self._pieces = [memoryview(piece) for piece in reversed(pieces)]
+        self._left = sum(piece.nbytes for piece in self._pieces)
 
     def readinto(self, buffer: Buffer) -> int:
         """Fill a buffer, as far as there is anything left; return how far."""
@@ -108,24 +112,23 @@ class Reader:
             filled += count
             if count < piece.nbytes:
                 self._pieces.append(piece[count:])
+        self._left -= filled
         return filled
 
     def read(self, size: int) -> bytes:
         """Return so many bytes, or what is left."""
         # No more than there is: a pickle that was tampered with may ask for anything.
-        buffer = bytearray(min(size, sum(piece.nbytes for piece in self._pieces)))
+        buffer = bytearray(min(size, self._left))
         self.readinto(buffer)
         return bytes(buffer)
 
     def readline(self) -> bytes:
         """Return a line; of what is written here, only old ways to pickle have any."""
-        line = bytearray()
-        while line[-1:] != b"\n":
-            character = self.read(1)
-            if not character:
-                break
-            line += character
-        return bytes(line)
+        line = b""
+        while self._pieces and not line.endswith(b"\n"):
+            ahead = bytes(self._pieces[-1][:_LINE_BYTES])
+            line += self.read(ahead.find(b"\n") + 1 or len(ahead))
+        return line
 
 
 class _CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types

@@ -67,7 +67,7 @@ class Handle(asyncio.Future[R]):
             Whether this handle is cancelled by this; ``False`` if it was done.
         """
         if self.done():
-            return False
+            return asyncio.Future.cancel(self, msg)  # has no effect, but for what is logged
         to_cancel: list[Handle[Any]] = [self]
         while to_cancel:  # not by recursion: chains may be long
             handle = to_cancel.pop()
@@ -328,7 +328,11 @@ class AsyncStoreExecutor:
         self._pending.add()
         if any(other.cancelled() for other in needed):
             handle.cancel()
-        self._packer.put(submission)
+        try:
+            self._packer.put(submission)
+        except BaseException:
+            handle.cancel()
+            raise
         return handle
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:

@@ -194,6 +194,14 @@ class LeavesItsThread:
         return LeavesItsThread, ()
 
 
+class Counting(ThreadPoolExecutor):
+    submitted = 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.submitted += 1
+        return super().submit(fn, *args, **kwargs)
+
+
 THREADS = pytest.mark.parametrize(
     "make_base", [lambda: ProcessPoolExecutor(2), lambda: ThreadPoolExecutor(2)], ids=["p", "t"]
 )
@@ -652,8 +660,10 @@ def test_a_call_that_is_cancelled_before_it_is_packed_never_is_submitted(tmp_pat
             with pytest.raises(asyncio.CancelledError):
                 await handle
 
-    drive(body, policy=policy)
+    base = Counting(2)
+    drive(body, base, policy=policy)
     assert os.listdir(tmp_path) == []
+    assert base.submitted == 3  # by settled()
 
 
 @pytest.mark.parametrize("size", [0, LARGE])
@@ -1130,11 +1140,11 @@ def test_programs_that_do_not_wait_have_their_tasks_run(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["0", "1", "2", "3", "4"]
 
 
-def run_program(program, *options):
+def run_program(program):
     root = Path(__file__).resolve().parent.parent
     path = os.pathsep.join([str(root), str(root / "connectors")])
     return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(program)],
+        [sys.executable, "-c", textwrap.dedent(program)],
         env={**os.environ, "PYTHONPATH": path},
         cwd=root,
         capture_output=True,
@@ -1144,10 +1154,9 @@ def run_program(program, *options):
     )
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="nothing warns of it")
 def test_workers_are_forked_before_there_are_threads():
     program = """
-    import asyncio, multiprocessing
+    import asyncio, multiprocessing, os, threading
     from concurrent.futures import ProcessPoolExecutor
     from proxyexec import ProxySize
     from proxyexec.aio import AsyncStoreExecutor
@@ -1158,10 +1167,12 @@ def test_workers_are_forked_before_there_are_threads():
             handles = [executor.submit(len, bytes(10_000)) for _ in range(10)]
             assert await asyncio.gather(*handles) == [10_000] * 10
 
+    os.register_at_fork(before=lambda: print(*[one.name for one in threading.enumerate()]))
     asyncio.run(main())
     """
-    done = run_program(program, "-W", "error::DeprecationWarning")
+    done = run_program(program)
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["MainThread"] * 2
 
 
 # Letting go
@@ -1461,16 +1472,44 @@ def test_leaving_waits_for_no_room():
     loop_runs(main)
 
 
-def test_a_map_waits_for_nothing_that_it_holds_itself():
+def test_a_map_runs_ahead_as_far_as_there_is_room():
     async def body(executor):
         seen = 0
-        # It runs ahead of a reader who has other calls made meanwhile.
-        async for one in executor.map(functions.identity, map(data, range(12)), buffersize=8):
+        results = executor.map(functions.identity, map(data, range(20)), buffersize=12)
+        async for one in results:
+            # It does not stand in line before a reader who has other calls made meanwhile.
             assert await executor.submit(length, one) == LARGE
+            assert await executor.submit(length, data(seen, LARGE // 4)) == LARGE // 4
+            assert executor.store.usage().bytes <= executor.store.quota.limit
+            ahead = results.ag_frame.f_locals["ahead"]
+            most.append(len(ahead.pending))
             seen += 1
-        assert seen == 12
+        assert seen == 20
+        assert max(most) == 3  # and what the reader has
 
-    drive(body, ThreadPoolExecutor(2), store=bounded(4 * LARGE, full_timeout=None))
+    most = []
+    drive(
+        body,
+        ThreadPoolExecutor(2),
+        store=bounded(4 * LARGE + LARGE // 2, full_timeout=None),
+    )
+
+
+def test_a_map_does_not_wait_for_room_behind_what_it_holds():
+    def shrunk(some):
+        return some if len(some) < LARGE else len(some)
+
+    async def body(executor):
+        items = [data(0, LARGE // 2), data(1, LARGE // 2), data(2, 2 * LARGE)]
+        async for _ in executor.map(shrunk, items, buffersize=3):
+            # The last item is larger than one might have thought; it goes ahead all the same.
+            assert await executor.submit(length, data(9, LARGE // 4)) == LARGE // 4
+
+    drive(
+        body,
+        ThreadPoolExecutor(2),
+        store=bounded(2 * LARGE + LARGE // 2, full_timeout=None),
+    )
 
 
 # run_in_executor

@@ -7,6 +7,7 @@ import datetime
 import decimal
 import enum
 import pickle
+import struct
 import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -20,6 +21,7 @@ from proxyexec import PickleSerializer, Store
 from proxyexec._serialize import frames_size
 from proxyexec._context import Inline, joined
 from proxyexec.errors import DeserializationError, SerializationError
+from proxyexec_connectors._copying import bytearray_of, bytes_of
 from proxyexec_connectors._layout import flatten, pieces, split
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
@@ -295,3 +297,33 @@ def test_reducers_of_multiprocessing_are_used(monkeypatch):
     ) == ["sent"]
     other = PickleSerializer().loads(PickleSerializer().dumps([Registered()]))
     assert type(other[0]) is Registered
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_long_pickles_are_read_in_pieces_of_any_length(protocol):
+    value = [*map(str, range(20_000)), b"b" * 1_500_000]
+    pickled = pickle.dumps(value, protocol)
+    for length in (997, 1 << 16, len(pickled)):
+        pieces = [pickled[start : start + length] for start in range(0, len(pickled), length)]
+        envelope = struct.pack("<cI", b"p", len(pieces))
+        assert PickleSerializer().loads([envelope, *pieces]) == value
+        with pytest.raises(DeserializationError):
+            cut = [*pieces[:-1], pieces[-1][:-10]]
+            PickleSerializer().loads([envelope, *cut])
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("size", [0, 1, (1 << 18) - 1, 1 << 18, 3_000_001])
+def test_copies_are_copies(kind, size):
+    copied = {bytes: bytes_of, bytearray: bytearray_of}[kind]
+    original = bytearray(bytes(range(256)) * (size // 256 + 1))[:size]
+    copy = copied(original)
+    assert type(copy) is kind and copy == original and len(copy) == size
+    assert hash(bytes(copy)) == hash(bytes(original))
+    assert copied(memoryview(original)) == original
+    if size:
+        original[-1] ^= 1
+        assert copy != original
+    if kind is bytearray:
+        copy += b"it grows"
+        assert copy.endswith(b"it grows") and len(copy) == size + 8
