@@ -90,7 +90,9 @@ class Handle(asyncio.Future[R]):
         """Cancel ``other``, too, when this one is cancelled. Weakly: who is pending is held."""
         if self._dependents is None:
             self._dependents = weakref.WeakSet()
-        if not self.done():
+        if self.done():
+            self._log_traceback = False
+        else:
             self._dependents.add(other)
 
     def _settle(self, error: BaseException | None, result: Any) -> None:

@@ -354,6 +354,15 @@ def test_a_drop_in_pool_can_be_the_base():
     drive(body, proxyexec.ProcessPoolExecutor(2))
 
 
+def test_data_can_be_in_redis(redis_url):
+    async def body(executor):
+        first = executor.submit(double, bytes(LARGE))
+        assert await executor.submit(length, first) == 2 * LARGE
+        assert await executor.retrieve(first) == bytes(2 * LARGE)
+
+    drive(body, store=Store.from_url(redis_url))
+
+
 # The loop goes on
 
 
@@ -513,6 +522,11 @@ def test_errors_that_fail_dependents_are_theirs(caplog):
         with pytest.raises(ValueError, match="boom"):
             await executor.submit(length, first)
         del first
+        second = executor.submit(functions.boom)
+        await asyncio.wait([second])
+        with pytest.raises(ValueError, match="boom"):
+            await executor.submit(length, second)
+        del second
 
     drive(body)
     assert not caplog.records
