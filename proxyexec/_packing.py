@@ -172,7 +172,9 @@ class Submission:
                 self.future = future
             followers, self._followers = self._followers, []
         owner, self.owner = self.owner, None
+        # Handles, which may be kept for long, refer to this.
         self.fn, self.args, self.kwargs, self.packer = None, (), {}, None
+        self._context = contextvars.Context()
         if future is not None:
             if cancelled:
                 future.cancel()

@@ -1293,6 +1293,27 @@ def test_arguments_are_let_go_of_when_they_are_packed(no_collector):
     drive(body)
 
 
+def test_handles_do_not_keep_context_variables_alive(no_collector):
+    class Value:
+        pass
+
+    variable = contextvars.ContextVar("variable")
+
+    async def call(executor, value):
+        variable.set(value)
+        return executor.submit(pow, 2, 2)
+
+    async def body(executor):
+        value = Value()
+        reference = weakref.ref(value)
+        handle = await asyncio.create_task(call(executor, value))
+        del value
+        assert await handle == 4
+        await until(lambda: reference() is None)
+
+    drive(body)
+
+
 def test_ownership_can_be_the_users():
     async def main():
         with Store("mine", FileConnector()) as store:
