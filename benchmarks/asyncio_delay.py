@@ -41,6 +41,9 @@ DISTRIBUTIONS = ("proxyexec", "numpy")
 _GOAL_SECONDS = 0.020
 _TICK_SECONDS = 0.001
 
+# How long the loop is watched while it does nothing: what it is late by then is the machine's.
+_IDLE_SECONDS = 0.1
+
 # Rounds that come before those that are kept: pools fill, memory is mapped.
 _FIRST_ROUNDS = 2
 
@@ -121,6 +124,8 @@ class Cell:
     """Of each round, by how many seconds the loop was late at worst."""
     seconds: list[float] = field(default_factory=list)
     """Of each round, how long a task took."""
+    idle_delays: list[float] = field(default_factory=list)
+    """Before each round, by how much the loop was late that did nothing."""
 
 
 class Probe:
@@ -174,6 +179,8 @@ async def measure(cell: Cell, repeat: int, progress: Progress) -> None:
         for number in range(_FIRST_ROUNDS + repeat):
             progress.step(f"{cell.kind}, {cell.work}, {cell.contender}")
             gc.collect()
+            async with probing() as idle:
+                await asyncio.sleep(_IDLE_SECONDS)
             async with probing() as probe:
                 start = time.perf_counter()
                 results = await asyncio.gather(*map(call, data))
@@ -183,6 +190,7 @@ async def measure(cell: Cell, repeat: int, progress: Progress) -> None:
                     raise RuntimeError(f"a wrong result of {cell.contender}")
             del results
             if number >= _FIRST_ROUNDS:
+                cell.idle_delays.append(idle.worst)
                 cell.delays.append(probe.worst)
                 cell.seconds.append(seconds / _AT_A_TIME)
 
@@ -229,7 +237,16 @@ def _table(cells: Sequence[Cell]) -> dict[str, Any]:
         "title": f"an event loop while {_AT_A_TIME} tasks at a time get, or also return, data",
         "columns": ["data", "task", "by", "worst delay", "median of worst", "a task", "goal"],
         "rows": [_row(cell) for cell in cells],
+        "notes": [_note(cells)] if cells else [],
     }
+
+
+def _note(cells: Sequence[Cell]) -> str:
+    idle = [delay for cell in cells for delay in cell.idle_delays]
+    median = duration(statistics.median(idle))
+    return (
+        f"doing nothing, on this machine, it was late by {median} ({duration(max(idle))} at worst)"
+    )
 
 
 def _row(cell: Cell) -> list[str]:
