@@ -87,7 +87,9 @@ WITH_REDIS = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_red
 
 def write(script: Script, directory: Path) -> Path:
     """Write a script, or skip its test for want of a library that it imports."""
-    wanted = re.findall(r"^\s*(?:import|from) (numpy|pandas|pytest)\b", script.code, re.MULTILINE)
+    wanted = re.findall(
+        r"^\s*(?:import|from) (numpy|pandas|pytest|distributed)\b", script.code, re.MULTILINE
+    )
     for library in wanted:
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{script.name} needs {library}")
