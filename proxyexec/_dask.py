@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ import dask
 import distributed.worker
 from dask.base import tokenize
 from dask.utils import funcname
+from distributed.client import done_callback
 from distributed.protocol import pickle
 
 from proxyexec._proxy import is_proxy, reference_of
@@ -38,6 +40,7 @@ __all__ = ["DaskCall", "DaskExecutor"]
 _dask: Any = dask
 _distributed: Any = distributed
 _pickle: Any = pickle
+_done_callback: Any = done_callback
 
 OPTIONS = frozenset(
     {
@@ -267,10 +270,12 @@ class _Calls:
         self._unsent: list[DaskCall] = []
         # Keys that were chosen by callers.
         self._keys: set[str] = set()
-        # The calls that have ended in the cluster, and then, with what they came to, here.
-        self._arrived: SimpleQueue[tuple[DaskCall, _Settled | None]] = SimpleQueue()
-        # Fetches of outcomes: begun, as the thread counts, and done, as the event loop does.
-        self._begun = self._done = 0
+        # For the event loop alone: the calls that have ended in the cluster, and how many fetches
+        # of outcomes are under way.
+        self._ended: list[DaskCall] = []
+        self._fetches = 0
+        # The calls that have ended, and what they came to.
+        self._arrived: SimpleQueue[tuple[DaskCall, _Settled]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -338,7 +343,7 @@ class _Calls:
         with contextlib.suppress(RuntimeError):  # the loop is closed, hence the client
             self.client.loop.add_callback(self._drop, call)
 
-    def deliver(self, call: DaskCall, settled: _Settled | None) -> None:
+    def deliver(self, call: DaskCall, settled: _Settled) -> None:
         """Have a call ended by the thread."""
         self._arrived.put((call, settled))
 
@@ -393,10 +398,18 @@ class _Calls:
 
     def _watch(self, call: DaskCall) -> None:
         assert call.future is not None  # noqa: S101 - it has just been sent
-        call.future.add_done_callback(lambda _: self.deliver(call, None))
+        # As its add_done_callback() does, without a thread in between.
+        self.client.loop.add_callback(
+            _done_callback, call.future, functools.partial(self._has_ended, call)
+        )
+
+    def _has_ended(self, call: DaskCall, _: Any) -> None:
+        """Have the outcome of a call fetched, with those of others that end now."""
+        self._ended.append(call)
+        if len(self._ended) == 1:
+            self.client.loop.add_callback(self._fetch_all)
 
     def _work(self) -> None:
-        ended: list[DaskCall] = []
         while True:
             try:
                 call, settled = self._arrived.get(timeout=_IDLE_SECONDS)
@@ -406,23 +419,21 @@ class _Calls:
                         self._thread = None
                         return
                 continue
-            if settled is not None:
-                call.end(settled)
-            else:
-                ended.append(call)
+            call.end(settled)
             del call, settled
-            if ended and self._arrived.empty() and self._begun - self._done < _FETCHES_AT_MOST:
-                self._begin_fetching(ended)
-                ended = []
 
-    def _begin_fetching(self, calls: Sequence[DaskCall]) -> None:
+    async def _fetch_all(self) -> None:
+        """Fetch the outcomes of calls that have ended, while there are any."""
+        if self._fetches == _FETCHES_AT_MOST:  # the first that is done goes on with these
+            return
+        self._fetches += 1
         try:
-            self.client.loop.add_callback(self._fetch, calls)
-        except RuntimeError:  # the loop is closed, hence the client
-            for call in calls:
-                call.end(_CANCELLED)
-        else:
-            self._begun += 1
+            while self._ended:
+                calls, self._ended = self._ended, []
+                await self._fetch(calls)
+                del calls
+        finally:
+            self._fetches -= 1
 
     async def _fetch(self, calls: Sequence[DaskCall]) -> None:
         """Fetch outcomes, all in one message; in the client's event loop."""
@@ -434,7 +445,6 @@ class _Calls:
             failed = _Settled(None, error)
         else:
             failed = _CANCELLED
-        self._done += 1
         for number, call in enumerate(calls):
             settled = failed
             if call.future.status != "finished":
