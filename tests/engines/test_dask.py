@@ -221,6 +221,31 @@ def test_what_is_passed_on_along_a_chain_lives(executor, gates):
     nothing_is_left(executor)
 
 
+def test_a_result_that_was_read_is_there_for_calls_that_are_handed_it(executor, gates, tmp_path):
+    """Though the client has fetched it before they ran, and needs it stored no longer."""
+    started, gate = gates
+    other_gate = str(tmp_path / "other gate")
+    first = executor.submit(wait_at, started, gate, PAYLOAD)
+    other = executor.submit(wait_at, str(tmp_path / "other started"), other_gate, b"more")
+    try:
+        both = executor.submit(functions.add, first, other)
+        again = executor.submit(functions.add, first, both)
+        open_gate(gate)
+        assert first.result(60) == PAYLOAD
+        assert executor.store.usage().objects > 0  # what was to be evicted is by now
+    finally:
+        open_gate(other_gate)
+    assert both.result(60) == PAYLOAD + b"more"
+    assert again.result(60) == PAYLOAD + PAYLOAD + b"more"
+    del other, both, again
+    settle(executor)
+    gc.collect()
+    if not executor._context.lazy:  # who holds the future has the result itself
+        assert executor.store.usage() == (0, 0)
+    del first
+    nothing_is_left(executor)
+
+
 def test_results_that_are_there_are_borrowed(executor):
     first = executor.submit(double, PAYLOAD)
     concurrent.futures.wait([first], 60)
