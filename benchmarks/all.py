@@ -66,6 +66,9 @@ PARTS = {
         quick=("--sizes", "1MB,16MB,64MB,256MB", "--live", "10,100", "--repeat", "3"),
     ),
     "load": Part("load.py", quick=("--quick",), plots=True),
+    "dask": Part("dask_moves.py", quick=("--quick",)),
+    "dask_text": Part("dask_text.py", quick=("--quick",)),
+    "dask_factorize": Part("dask_factorize.py", quick=("--quick",)),
     "redis": Part("over_redis.py", quick=("--sizes", "10KB,10MB", "--repeat", "7")),
     "asyncio": Part("asyncio_delay.py", quick=("--repeat", "2")),
 }

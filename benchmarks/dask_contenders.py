@@ -1,7 +1,7 @@
 """Who is compared on Dask: the client as it is, with ``scatter``, and with ours around it.
 
-Each has a ``LocalCluster`` of its own, started and warm before it is first timed. Its scheduler is in
-this process, as Dask has it.
+Each has a ``LocalCluster`` of its own, started and warm before it is first timed. Its scheduler is
+in this process, as Dask has it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 from contenders import Contender, interrupts_ignored
 from proxyexec_connectors.file import FileConnector
 
-from proxyexec import ProxySize, StoreExecutor, extract, is_proxy
+from proxyexec import ProxySize, StoreExecutor
 
 __all__ = ["OURS", "WAYS", "OnDask", "started"]
 
 # What a client with ours around it keeps in files.
-_LARGE = "500 KB"
+_LARGE = "100 kB"
 
 # What Dask says of large graphs; here they are on purpose.
 _ABOUT_LARGE_GRAPHS = "Sending large graph"
@@ -142,7 +142,7 @@ class Scattered(Plain):
 
 
 class ScatteredDirectly(Scattered):
-    """The same, past the scheduler: where the client reaches the workers, Dask does that if asked."""
+    """The same, past the scheduler: Dask does so if asked, where the client reaches the workers."""
 
     name = "scatter direct"
     about = "the same with direct=True, and results from workers directly"
@@ -161,11 +161,13 @@ class Wrapped(OnDask):
     """The client with ours around it."""
 
     name = "wrapped"
-    about = f"StoreExecutor(client, FileConnector(), ProxySize({_LARGE!r}))"
+    about = f"StoreExecutor(client, FileConnector(), ProxySize({_LARGE!r}), lazy=False)"
 
     def __init__(self, workers: int, largest: int) -> None:
         super().__init__(workers, largest)
-        self.executor = StoreExecutor(self.client, FileConnector(), ProxySize(_LARGE))
+        policy = ProxySize(_LARGE)
+        # Functions get what Dask would give them, and what they are written for.
+        self.executor = StoreExecutor(self.client, FileConnector(), policy, lazy=False)
         self._closing.callback(self.executor.shutdown, cancel_futures=True)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -173,9 +175,6 @@ class Wrapped(OnDask):
 
     def gather(self, futures: Sequence[Any]) -> list[Any]:
         return [future.result() for future in futures]
-
-    def plain(self, result: Any) -> Any:
-        return extract(result) if is_proxy(result) else result
 
 
 WAYS: dict[str, type[OnDask]] = {

@@ -1,7 +1,7 @@
 """Compare ways to use Dask: what it takes to move arguments and results, and to run tiny tasks.
 
-In one run, in turns: the client as it is, with scatter, and with a StoreExecutor around it. README.md
-in this directory says what exactly is timed.
+In one run, in turns: the client as it is, with scatter, and with a StoreExecutor around it.
+README.md in this directory says what exactly is timed.
 
     python benchmarks/dask_moves.py --quick
     python benchmarks/dask_moves.py --json moves.json
@@ -11,20 +11,22 @@ in this directory says what exactly is timed.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from command import sizes
-from dask_contenders import OURS, OnDask
 from dask_run import Step, run
 from screen import size_name
 from workloads import WORKLOADS, Job, Workload
 
+if TYPE_CHECKING:
+    from dask_contenders import OnDask
+
 _KB, _MB, _GB = 1_000, 1_000_000, 1_000_000_000
 
 _SIZES = (_KB, 100 * _KB, _MB, 10 * _MB, 100 * _MB, _GB)
-_QUICK_SIZES = (_KB, _MB, 10 * _MB)
+_QUICK_SIZES = (_MB, 10 * _MB)
 _QUICK_SIZE_FOR_MANY = (_MB,)
 
 # From this size on, ours is to be no slower than the better of the others.
@@ -36,7 +38,7 @@ _TINY_TASKS = 1000
 _BAR_OF_TINY = 1.15
 
 _SAMPLES = 11
-_QUICK_SAMPLES = 5
+_QUICK_SAMPLES = 3
 
 # With so many bytes for all tasks of a call, each takes seconds.
 _LONG = _GB
@@ -65,8 +67,13 @@ def _run_tiny(contender: OnDask, job: Job) -> list[int]:
 
 
 _TINY = Workload(
-    "tiny", "tiny tasks", _tiny_job, sum, run=_run_tiny, tasks=_TINY_TASKS
-)  # type: ignore[arg-type] - those of this program
+    "tiny",
+    f"{_TINY_TASKS:,} tiny tasks",
+    _tiny_job,
+    sum,
+    run=_run_tiny,  # type: ignore[arg-type] - it is for contenders of Dask
+    tasks=_TINY_TASKS,
+)
 
 _WORKLOADS = {
     **{name: WORKLOADS[name] for name in ("argument", "result", "broadcast", "chain")},

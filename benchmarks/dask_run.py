@@ -11,7 +11,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from command import at_least, check_directories, end_tidily_when_terminated, write_results
 from dask_contenders import OURS, WAYS, OnDask, started
@@ -19,11 +19,16 @@ from dask_costs import Costs, Watch
 from machine import available_memory, describe_machine, in_a_line
 from measure import Cell, measure
 from screen import Progress, duration, show_table, size_name
-from workloads import Workload
+
+if TYPE_CHECKING:
+    from workloads import Workload
 
 __all__ = ["Step", "run"]
 
 DISTRIBUTIONS = ("proxyexec", "distributed", "dask", "numpy")
+
+# Medians that differ by less do so by chance.
+_LEVEL = 0.95
 
 _COLUMNS = (
     *("data", "contender", "median", "quartiles", "of the better"),
@@ -200,7 +205,7 @@ def _of_the_better(row: _Row, rows: Sequence[_Row]) -> float | None:
 
 def _cells(row: _Row, ratio: float | None) -> list[str]:
     step, cell, costs = row.step, row.cell, row.costs
-    heading = size_name(step.size) if step.size else f"{step.workload.tasks:,} tasks"
+    heading = size_name(step.size) if step.size else ""
     if cell.error is not None or not cell.seconds:
         return [heading, cell.contender, "failed" if cell.error else "-", *[""] * 6]
     counted = [""] * 3
@@ -220,7 +225,10 @@ def _verdict(row: _Row, ratio: float | None) -> tuple[str, str, str]:
     bar = row.step.bar
     if ratio is None or bar is None or row.cell.error is not None:
         return "-", f"{bar:g}", "no"
-    return f"{ratio:.2f}", f"{bar:g}", "yes" if ratio <= bar else "no"
+    verdict = "yes" if ratio <= bar else "no"
+    if bar == 1 < ratio <= 1 / _LEVEL:
+        verdict = "yes, level"
+    return f"{ratio:.2f}", f"{bar:g}", verdict
 
 
 def _entry(row: _Row) -> dict[str, Any]:

@@ -29,6 +29,9 @@ _TITLES = {
     "memory": "Peak memory",
     "growth": "Growth",
     "load": "Load",
+    "dask": "Dask: moving data, and tiny tasks",
+    "dask_text": "Dask: a map-reduce over text",
+    "dask_factorize": "Dask: a blocked factorization",
     "redis": "Redis",
     "asyncio": "asyncio",
 }
