@@ -60,6 +60,20 @@ def tests_long(session: nox.Session) -> None:
 
 
 @nox.session
+def engines(session: nox.Session) -> None:
+    """Run the tests with every executor of other libraries: MPI, Dask, Parsl, loky, ...
+
+    MPI has to be there already: Debian's openmpi-bin and libopenmpi, for instance. With
+    ``PROXYEXEC_LONG=1``, the long form.
+    """
+    install(session, "engines", "redis-server", extras="[redis]")
+    # Each engine starts processes of its own, for all tests of a class.
+    session.run("pytest", *(session.posargs or [*TWO_AT_ONCE, "--dist=loadscope", "tests/engines"]))
+    if not session.posargs:
+        session.run("pytest", "tests/test_examples.py", "-k", "engines")
+
+
+@nox.session
 def chaos(session: nox.Session) -> None:
     """Do to programs what can happen to them, many times, and write docs/reliability.md."""
     install(session, "test", "redis-server", extras="[redis]")

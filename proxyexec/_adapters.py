@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from proxyexec._engines import foreign
 from proxyexec.errors import name_of
 
 if TYPE_CHECKING:
@@ -42,11 +43,14 @@ def adapt(executor: Any) -> Base:
         TypeError: it is not one; the message says what it lacks.
     """
     distributed = sys.modules.get("distributed")
-    if distributed is not None and isinstance(executor, distributed.Client):
+    if distributed is not None and isinstance(
+        executor, (distributed.Client, distributed.cfexecutor.ClientExecutor)
+    ):
         # Only now: it takes a library that most programs do without.
-        from proxyexec._dask import OPTIONS, DaskExecutor  # noqa: PLC0415
+        from proxyexec._dask import OPTIONS, DaskClientExecutor, DaskExecutor  # noqa: PLC0415
 
-        cluster = DaskExecutor(executor)
+        is_client = isinstance(executor, distributed.Client)
+        cluster = DaskExecutor(executor) if is_client else DaskClientExecutor(executor)
         return Base(
             cluster,
             crosses=True,
@@ -66,7 +70,7 @@ def adapt(executor: Any) -> Base:
         return Base(executor, crosses, "value" if crosses else "reference")
     if isinstance(executor, ProcessPoolExecutor):
         return Base(executor, crosses=True, main=_main_in_workers(executor), like_pools=True)
-    return Base(executor, crosses=True, main="value")
+    return Base(foreign(executor), crosses=True, main="value")
 
 
 def forget_pending(executor: Any) -> None:

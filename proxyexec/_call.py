@@ -27,6 +27,7 @@ from proxyexec._task import (
     TimedChunkTask,
     TimedOutcome,
     chunk_key,
+    errors_of,
     unpacked_error,
     weight_of,
 )
@@ -281,7 +282,7 @@ class Call:
         return isinstance(error, CancelledError) and self._tasks.cancels_before_start
 
     def _is_from_worker(self, error: BaseException) -> bool:
-        return not self._crosses or type(error.__cause__).__name__ == "_RemoteTraceback"
+        return not self._crosses or type(error.__cause__).__name__.endswith("RemoteTraceback")
 
     def _take(self, packed: Packed) -> Any:
         """Hold what a packed object refers to, and return what travels."""
@@ -444,7 +445,7 @@ class TimedChunkCall(ChunkCall):
         if type(result) is Failed:
             # A worker that lives has removed the parts of what it could not deliver.
             self._context.store.evict_soon(self._keys_of_result(key, parts=False))
-            return Failed(unpacked_error(result.error, self._context, self._called))
+            return Failed(unpacked_error(result.error, errors_of(self._context), self._called))
         try:
             return self._open_one(result, key)
         except Exception as error:  # noqa: BLE001 - it is raised in its turn

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copy
 import functools
 import threading
 import uuid
@@ -34,7 +35,7 @@ from proxyexec._task import Task
 if TYPE_CHECKING:
     from proxyexec._future import TaskFuture
 
-__all__ = ["DaskCall", "DaskExecutor"]
+__all__ = ["DaskCall", "DaskClientExecutor", "DaskExecutor"]
 
 # Not all of them say what their functions take and return.
 _dask: Any = dask
@@ -77,8 +78,7 @@ class DaskExecutor:
 
     def with_options(self, options: dict[str, Any]) -> DaskExecutor:
         """Return the same cluster, with options of ``Client.submit`` for each task."""
-        executor = DaskExecutor.__new__(DaskExecutor)
-        executor.client, executor.calls = self.client, self.calls
+        executor = copy.copy(self)
         executor._options = {**self._options, **options}
         return executor
 
@@ -136,6 +136,28 @@ class DaskExecutor:
                 call.cancel()
         if wait:
             self.calls.wait()
+
+
+class DaskClientExecutor(DaskExecutor):
+    """What ``Client.get_executor()`` returns, seen as the client with options.
+
+    Args:
+        executor: shut down with this one.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        super().__init__(executor._client)
+        self._options = dict(executor._kwargs)
+        self._executor = executor
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> DaskCall:
+        if self._executor._shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._executor.shutdown(wait)
 
 
 class DaskCall:

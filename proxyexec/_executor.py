@@ -33,6 +33,7 @@ from proxyexec._call import (
 )
 from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
+from proxyexec._foreign import in_a_thread
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._parts import PartRules
@@ -130,7 +131,6 @@ class StoreExecutor(Executor):
             raise TypeError(f"should_proxy must be callable, like ProxySize('1 MB'): {policy!r}")
         self._crosses = base.crosses
         self._never = type(policy) is ProxyNever
-        self._workers = _workers_of(base.executor)
         self._options = base.options
         self._link = base.link
         if store is None:
@@ -323,10 +323,15 @@ class StoreExecutor(Executor):
             if self._tasks.when_launched(launched.set):
                 launched.wait()
         elif self._tasks.when_launched(
-            lambda: _in_a_thread(self._shut_base_down, wait=False, cancel_futures=cancel_futures)
+            lambda: in_a_thread(self._shut_base_down, wait=False, cancel_futures=cancel_futures)
         ):
             return
         self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
+
+    @property
+    def _workers(self) -> int:
+        """How many tasks are run at a time. Asked for late: some start their workers to tell."""
+        return _workers_of(getattr(self, "_base", self))
 
     def _submit_to_base(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         return self._base.submit(fn, *args, **kwargs)
@@ -457,15 +462,6 @@ class StoreExecutor(Executor):
 
 def _is_ready(future: TaskFuture[Any]) -> bool:
     return future.done() and not future.cancelled() and future._error() is None
-
-
-def _in_a_thread(function: Callable[..., None], **kwargs: Any) -> None:
-    """Call it where no lock is held: pools settle futures of broken ones with theirs in hand."""
-    thread = threading.Thread(target=function, kwargs=kwargs, name="proxyexec-shutdown")
-    try:
-        thread.start()
-    except RuntimeError:  # the program is ending
-        function(**kwargs)
 
 
 def _checked_chunksize(chunksize: Any) -> int | None:

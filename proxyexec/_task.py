@@ -35,6 +35,8 @@ __all__ = [
     "blob_of",
     "chunk_key",
     "context_from",
+    "errors_of",
+    "packed_error",
     "unpacked_error",
     "weight_of",
 ]
@@ -217,7 +219,7 @@ class TimedChunkTask(ChunkTask):
                     result = context.deliver(result, key, self._what, alone=False)
                     weight += weight_of(result)
             except BaseException as error:  # noqa: BLE001 - as pools do
-                failed = Failed(packed_error(error, context))
+                failed = Failed(packed_error(error, errors_of(context)))
                 result, weight = failed, weight + weight_of(failed.error)
             results.append(result)
             if clock() > stop or weight > HEAVIEST_BYTES:
@@ -228,13 +230,13 @@ class TimedChunkTask(ChunkTask):
         )
 
 
-def packed_error(error: BaseException, context: Context) -> Inline:
+def packed_error(error: BaseException, serializer: PickleSerializer) -> Inline:
     """Serialize what a call raised, with the text of its traceback, as pools do.
 
     As with those, what cannot be serialized is replaced by what that raised.
     """
     try:
-        return _inline(error, _errors(context))
+        return _inline(error, serializer)
     except SerializationError as failed:
         return _inline(failed.__cause__ or failed, PickleSerializer())
 
@@ -242,13 +244,15 @@ def packed_error(error: BaseException, context: Context) -> Inline:
 def _inline(error: BaseException, serializer: PickleSerializer) -> Inline:
     assert error.__traceback__ is not None  # noqa: S101 - it has been raised
     remote = _ExceptionWithTraceback(error, error.__traceback__)
+    # They are in that text. Where tblib is installed they would be pickled, too, if they can be.
+    error.__cause__ = error.__context__ = None
     return Inline(joined(serializer.dumps(remote)))
 
 
-def unpacked_error(packed: Inline, context: Context, called: str) -> BaseException:
+def unpacked_error(packed: Inline, serializer: PickleSerializer, called: str) -> BaseException:
     """Make an exception of its serialized form again; ``called`` is what raised it."""
     try:
-        error: BaseException = _errors(context).loads(split(packed.blob))
+        error: BaseException = serializer.loads(split(packed.blob))
     except DeserializationError as failed:
         error = ArrivalError(f"what {called} raised", failed.reason)
         error.__cause__ = failed
@@ -260,7 +264,7 @@ def weight_of(travels: Any) -> int:
     return len(travels.blob) if type(travels) is Inline else data_size(travels) or 0
 
 
-def _errors(context: Context) -> PickleSerializer:
+def errors_of(context: Context) -> PickleSerializer:
     """The serializer of errors: a store's need not be able to."""
     serializer = context.serializer
     return serializer if isinstance(serializer, PickleSerializer) else PickleSerializer()

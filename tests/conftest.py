@@ -25,9 +25,10 @@ from proxyexec.errors import StoreClosedError
 from proxyexec_connectors.file import FileConnector
 from tests import functions
 from tests.chaos.census import descriptors
+from tests.engines.mpi import MPI
 
 # Before anything imports it, so that its failures say what was compared.
-pytest.register_assert_rewrite("proxyexec_connectors.testing")
+pytest.register_assert_rewrite("proxyexec.testing", "proxyexec_connectors.testing")
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,12 @@ def redis_url() -> Iterator[str]:
 
     with redis_server() as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def mpiexec() -> MPI:
+    """Runs programs in several processes."""
+    return MPI()
 
 
 @pytest.fixture(scope="session", autouse=True)

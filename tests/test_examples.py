@@ -4,6 +4,7 @@ The examples of a page are one script; those of the README are a script each. A 
 line before a fence changes that:
 
 - ``<!-- example: needs redis -->`` gives the page's script the URL of a server in ``REDIS_URL``;
+- ``<!-- example: needs mpi -->`` runs the page's script under ``mpiexec``;
 - ``<!-- example: not run -->`` leaves one out: a sketch that is not a program.
 """
 
@@ -19,8 +20,17 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.engines.mpi import MPI
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "engines").glob("*.md")),
+]
+
+# Skips the script's test where it is not installed.
+LIBRARIES = "numpy|pandas|pytest|distributed|loky|joblib|mpi4py|parsl|ipyparallel"
 
 # The only examples that are not run, as page and first line.
 NOT_RUN: set[tuple[str, str]] = set()
@@ -36,6 +46,7 @@ class Script(NamedTuple):
     name: str
     code: str
     needs_redis: bool
+    needs_mpi: bool
 
 
 def examples_of(page: Path) -> list[Example]:
@@ -59,7 +70,9 @@ def examples_of(page: Path) -> list[Example]:
         if language.lower() in ("python", "py", "python3", "{code-block}", "pycon"):
             comment = re.fullmatch(r"<!-- example: (.+) -->", before)
             marks = frozenset(comment[1].split(", ")) if comment else frozenset()
-            assert marks <= {"needs redis", "not run"}, f"{page.name}:{number}: {before}"
+            assert marks <= {"needs mpi", "needs redis", "not run"}, (
+                f"{page.name}:{number}: {before}"
+            )
             assert language == "python", f"{page.name}:{number}: write ```python, so that it is run"
             found.append(Example(number + 1, "\n".join(body) + "\n", marks))
         before = ""
@@ -75,21 +88,24 @@ def scripts_of(page: Path, *, without: str = "not run") -> list[Script]:
         for one in group:
             # Line numbers in a traceback are the page's.
             code += "\n" * (one.line - 1 - code.count("\n")) + one.code
-        name = page.stem if len(groups) == 1 else f"{page.stem}-{group[0].line}"
-        scripts.append(Script(name, code, any("needs redis" in one.marks for one in group)))
+        stem = page.stem if page.parent.name != "engines" else f"engines-{page.stem}"
+        name = stem if len(groups) == 1 else f"{stem}-{group[0].line}"
+        marks = frozenset[str]().union(*(one.marks for one in group))
+        scripts.append(Script(name, code, "needs redis" in marks, "needs mpi" in marks))
     return scripts
 
 
 SCRIPTS = [script for page in PAGES for script in scripts_of(page)]
-PLAIN = [pytest.param(one, id=one.name) for one in SCRIPTS if not one.needs_redis]
+PLAIN = [
+    pytest.param(one, id=one.name) for one in SCRIPTS if not (one.needs_redis or one.needs_mpi)
+]
+WITH_MPI = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_mpi]
 WITH_REDIS = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_redis]
 
 
 def write(script: Script, directory: Path) -> Path:
     """Write a script, or skip its test for want of a library that it imports."""
-    wanted = re.findall(
-        r"^\s*(?:import|from) (numpy|pandas|pytest|distributed)\b", script.code, re.MULTILINE
-    )
+    wanted = re.findall(rf"^\s*(?:import|from) ({LIBRARIES})\b", script.code, re.MULTILINE)
     for library in wanted:
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{script.name} needs {library}")
@@ -99,7 +115,12 @@ def write(script: Script, directory: Path) -> Path:
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **variables}
+    environment = {
+        **os.environ,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "IPYTHONDIR": str(cwd),  # not the user's
+        **variables,
+    }
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
@@ -123,6 +144,12 @@ def test_examples_with_redis(script: Script, tmp_path: Path, redis_url: str) -> 
     done = run(write(script, tmp_path), cwd=tmp_path, REDIS_URL=redis_url)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
+
+
+@pytest.mark.parametrize("script", WITH_MPI)
+def test_examples_with_mpi(script: Script, tmp_path: Path, mpiexec: MPI) -> None:
+    done = mpiexec.run(write(script, tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_example_connector_keeps_its_promises(tmp_path: Path) -> None:
