@@ -119,6 +119,8 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
         **os.environ,
         "PYTHONDONTWRITEBYTECODE": "1",
         "IPYTHONDIR": str(cwd),  # not the user's
+        # Dask's usual one for its dashboard, which another test has.
+        "PYTHONWARNINGS": "ignore:Port 8787:UserWarning",
         **variables,
     }
     return subprocess.run(
