@@ -200,6 +200,6 @@ def started(names: Sequence[str], workers: int, largest: int) -> Iterator[list[O
             with interrupts_ignored():
                 contender = WAYS[name](workers, largest)
                 stack.callback(contender.close)
-                contender.warm_up(["numpy"])
+            contender.warm_up(["numpy"])
             ready.append(contender)
         yield ready

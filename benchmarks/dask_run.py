@@ -177,7 +177,8 @@ def _tables(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
         for row in mine:
             ratio = _of_the_better(row, mine)
             shown.append(_cells(row, ratio))
-            if row.cell.contender == OURS and row.step.bar is not None:
+            known = row.cell.seconds or row.cell.error
+            if row.cell.contender == OURS and row.step.bar is not None and known:
                 verdicts.append([row.step.title, *_verdict(row, ratio)])
         yield {
             "title": f"{workload.title}: time of {'all tasks' if workload.tasks > 1 else 'a call'}",
