@@ -16,6 +16,7 @@ import contextlib
 import copy
 import functools
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -292,10 +293,11 @@ class _Calls:
         self._unsent: list[DaskCall] = []
         # Keys that were chosen by callers.
         self._keys: set[str] = set()
-        # For the event loop alone: the calls that have ended in the cluster, and how many fetches
-        # of outcomes are under way.
+        # For the event loop alone: the calls that have ended in the cluster; how many fetches are
+        # under way, of how many outcomes; and when the last one began.
         self._ended: list[DaskCall] = []
-        self._fetches = 0
+        self._fetches = self._fetching = 0
+        self._fetched = 0.0
         # The calls that have ended, and what they came to.
         self._arrived: SimpleQueue[tuple[DaskCall, _Settled]] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -428,8 +430,14 @@ class _Calls:
     def _has_ended(self, call: DaskCall, _: Any) -> None:
         """Have the outcome of a call fetched, with those of others that end now."""
         self._ended.append(call)
-        if len(self._ended) == 1:
-            self.client.loop.add_callback(self._fetch_all)
+        if len(self._ended) + self._fetching >= len(self._pending):  # nobody is to be waited for
+            self.client.loop.add_callback(self._fetch_ended)
+        elif len(self._ended) == 1:
+            self._fetch_soon()
+
+    def _fetch_soon(self) -> None:
+        delay = self._fetched + _FETCH_SECONDS - time.monotonic()
+        self.client.loop.call_later(max(0.0, delay), self._fetch_ended)
 
     def _work(self) -> None:
         while True:
@@ -444,18 +452,21 @@ class _Calls:
             call.end(settled)
             del call, settled
 
-    async def _fetch_all(self) -> None:
-        """Fetch the outcomes of calls that have ended, while there are any."""
-        if self._fetches == _FETCHES_AT_MOST:  # the first that is done goes on with these
+    async def _fetch_ended(self) -> None:
+        """Fetch the outcomes of calls that have ended."""
+        if not self._ended or self._fetches == _FETCHES_AT_MOST:
             return
+        calls, self._ended = self._ended, []
         self._fetches += 1
+        self._fetching += len(calls)
+        self._fetched = time.monotonic()
         try:
-            while self._ended:
-                calls, self._ended = self._ended, []
-                await self._fetch(calls)
-                del calls
+            await self._fetch(calls)
         finally:
             self._fetches -= 1
+            self._fetching -= len(calls)
+            if self._ended:
+                self._fetch_soon()
 
     async def _fetch(self, calls: Sequence[DaskCall]) -> None:
         """Fetch outcomes, all in one message; in the client's event loop."""
@@ -490,6 +501,9 @@ _IDLE_SECONDS = 1.0
 
 # Calls travel together up to this size, below that which Dask warns of.
 _BATCH_BYTES = 1_000_000
+
+# While others run, outcomes are fetched no more often: together, they cost a fraction.
+_FETCH_SECONDS = 0.01
 
 # How many fetches of outcomes are under way at most. One may wait for a task that is run again, as
 # the worker that had its outcome has died.
