@@ -47,6 +47,11 @@ _FEW_SAMPLES = 3
 # An argument is in a task, a message, and what workers make of it, more than once each.
 _MEMORY_FOLD = 12
 
+# More than this for all tasks takes each of those who send it to each task several times as much
+# memory: in the client, in messages, and in workers.
+_ENDLESS = 5 * _GB
+_SENDS_TO_EACH = "plain"
+
 # Those who would be the same as another one.
 _NOT_FOR = {"result": ("scatter",), "tiny": ("scatter", "scatter direct")}
 
@@ -102,8 +107,10 @@ def _plan(options: argparse.Namespace) -> list[Step]:
             samples = options.repeat or (_QUICK_SAMPLES if options.quick else _SAMPLES)
             moved = size * workload.tasks
             samples = min(samples, _FEW_SAMPLES) if moved >= _LONG else samples
-            memory = (_MEMORY_FOLD + workload.tasks) * size
-            steps.append(Step(workload, size, samples, bar, names, memory))
+            those = [one for one in names if moved <= _ENDLESS or one != _SENDS_TO_EACH]
+            several = 3 * workload.tasks if _SENDS_TO_EACH in those else 0
+            memory = (_MEMORY_FOLD + several) * size
+            steps.append(Step(workload, size, samples, bar, those, memory))
     return steps
 
 

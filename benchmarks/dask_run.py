@@ -159,9 +159,13 @@ def _costs(contender: OnDask, step: Step, cell: Cell) -> Costs | None:
         return None
     job = step.workload.job(step.size, 0)  # no sample has had this one
     gc.collect()
-    with Watch(contender) as costs:
-        result = step.workload.run(contender, job)
-        received = step.workload.receive(result)
+    try:
+        with Watch(contender) as costs:
+            result = step.workload.run(contender, job)
+            received = step.workload.receive(result)
+    except Exception as error:  # noqa: BLE001 - one that fails must not end the run
+        cell.error = f"{type(error).__name__}: {error}, in the call whose costs were counted"
+        return None
     if received != job.expected_touch:
         cell.error = "a wrong result, in the call whose costs were counted"
         return None
