@@ -97,7 +97,9 @@ def _counted(connections: Iterable[socket.socket]) -> int:
 
 
 def _field(process: int, file: str, name: str) -> int:
-    for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """Return bytes that the system tells of a process; 0 if it has ended."""
+    try:
+        lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
