@@ -112,7 +112,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **environment},
+                env={**_importing_what_we_do(), **environment},
             )
         _wait_for_begin(process)
         self._started.append(process)
@@ -256,9 +256,15 @@ def _innermost(process: int) -> int:
         process = int(children[0])
 
 
+def _importing_what_we_do() -> dict[str, str]:
+    """The environment for processes that import our modules, wherever they are started."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 # --- a Dask cluster and a Redis server ------------------------------------------------------
 
 # What they tell each other by the clock would be counted as well.
+
 _QUIET = {
     "DASK_DISTRIBUTED__CLIENT__HEARTBEAT": "120s",
     "DASK_DISTRIBUTED__CLIENT__SCHEDULER_INFO_INTERVAL": "120s",
@@ -323,7 +329,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **_QUIET},
+            env={**_importing_what_we_do(), **_QUIET},
         )
         _wait_for_begin(started)
         try:
@@ -343,7 +349,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE,
-            env={**os.environ, **_QUIET, **where},
+            env={**_importing_what_we_do(), **_QUIET, **where},
         )
 
     def cached(self, host: Host) -> dict[str, int]:
