@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from proxyexec._engines import foreign
+from proxyexec._tasks import Tasks
 from proxyexec.errors import name_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def adapt(executor: Any) -> Base:
         return Base(executor, crosses, "value" if crosses else "reference")
     if isinstance(executor, ProcessPoolExecutor):
         return Base(executor, crosses=True, main=_main_in_workers(executor), like_pools=True)
+    if isinstance(getattr(executor, "_tasks", None), Tasks):  # one of ours
+        return Base(executor, crosses=True, main="value")
     return Base(foreign(executor), crosses=True, main="value")
 
 

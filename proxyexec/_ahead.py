@@ -86,14 +86,17 @@ class _Ahead:
         """Submit a call whenever there may be one more."""
         iterators = _iterators(iterables)
         when_packed = None if self._quota is None else self._wake_soon
+        # What is pending takes room until its results are consumed, and so does what the reader
+        # has: behind a call of this map, neither may wait. So its first one waits, and no other.
+        is_first = True
         while True:
             while not self._has_room():
                 await self.change()
             args = await _drawn(iterators)
             if args is None:
                 return
-            # What is pending takes room until its results are consumed: behind it, nobody waits.
-            handle = self._submit(args=args, freely=bool(self.pending), when_packed=when_packed)
+            handle = self._submit(args=args, freely=not is_first, when_packed=when_packed)
+            is_first = False
             del args
             self.pending.append(handle)
             del handle
