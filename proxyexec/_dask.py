@@ -94,13 +94,23 @@ class DaskExecutor:
         """Whether equal calls are to be one task."""
         return bool(self._options.get("pure"))
 
-    def name_of(self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str | None:
-        """Return what calls have in common that are to be one task; ``None`` if none are."""
-        key: str | None = self._options.get("key")
-        if key is None and self.merges:
+    def merged(
+        self, submit: Callable[..., Any], fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """Submit a call, unless it is to be one task with another that somebody has the future of.
+
+        Args:
+            submit: takes function and arguments, and returns the future.
+            fn: the function.
+            args: its arguments by position.
+            kwargs: those by keyword.
+        """
+        name: str | None = self._options.get("key")
+        if name is None and self.merges:
             named = {name: _told(value) for name, value in kwargs.items()}
-            key = f"{funcname(fn)}-{tokenize(fn, named, *map(_told, args))}"
-        return key
+            name = f"{funcname(fn)}-{tokenize(fn, named, *map(_told, args))}"
+        call = functools.partial(submit, fn, *args, **kwargs)
+        return call() if name is None else self.calls.merged(name, call)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> DaskCall:
         """Give the cluster a call. Arguments may be calls that it has."""
@@ -284,10 +294,10 @@ class _Calls:
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self.merging = threading.RLock()
-        """Held by who submits a call that may be one task with another."""
-        self.named: WeakValueDictionary[str, TaskFuture[Any]] = WeakValueDictionary()
-        """Those that others may be one task with, for as long as somebody has their results."""
+        # Held by who submits a call that may be one task with another.
+        self._merging = threading.RLock()
+        # Those that others may be one task with, for as long as somebody has their results.
+        self._named: WeakValueDictionary[str, TaskFuture[Any]] = WeakValueDictionary()
         self._pending: set[DaskCall] = set()
         self._changed = threading.Condition()
         self._unsent: list[DaskCall] = []
@@ -316,6 +326,14 @@ class _Calls:
         """Wait until all calls have ended."""
         with self._changed:
             self._changed.wait_for(lambda: not self._pending)
+
+    def merged(self, name: str, submit: Callable[[], TaskFuture[Any]]) -> TaskFuture[Any]:
+        """Return the future that goes by a name, of a call that is submitted if there is none."""
+        with self._merging:
+            future = self._named.get(name)
+            if future is None or future.cancelled():
+                future = self._named[name] = submit()
+            return future
 
     def claim(self, key: str) -> bool:
         """Take a key for a call, unless a task has it, one that is being forgotten for instance."""

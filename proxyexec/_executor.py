@@ -208,7 +208,7 @@ class StoreExecutor(Executor):
         """
         if kwargs and not self._options.isdisjoint(kwargs):
             options = {name: kwargs.pop(name) for name in self._options.intersection(kwargs)}
-            return self._with_options(options)._submit_named(fn, args, kwargs)
+            return self._with_options(options)._submit_with_options(fn, args, kwargs)
         function: Any = fn
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
@@ -271,7 +271,7 @@ class StoreExecutor(Executor):
             executor = self._with_options(options)
             if executor._base.merges:  # each call may be one task with another
                 return results(
-                    lambda item: executor._submit_named(fn, item, {}),
+                    lambda item: executor._submit_with_options(fn, item, {}),
                     iterables,
                     timeout,
                     buffersize,
@@ -435,19 +435,12 @@ class StoreExecutor(Executor):
         executor._options = frozenset()
         return executor
 
-    def _submit_named(
+    def _submit_with_options(
         self, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
-        """Submit a call that is one task with others, if that is among the options."""
-        name = self._base.name_of(fn, args, kwargs)
-        if name is None:
-            return self.submit(fn, *args, **kwargs)
-        calls = self._base.calls
-        with calls.merging:
-            future: TaskFuture[Any] | None = calls.named.get(name)
-            if future is None or future.cancelled():
-                future = calls.named[name] = self.submit(fn, *args, **kwargs)
-            return future
+        """Submit a call that may be one task with others, as its options say."""
+        future: TaskFuture[Any] = self._base.merged(self.submit, fn, args, kwargs)
+        return future
 
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
