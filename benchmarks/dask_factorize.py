@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from command import sizes
+from dask_contenders import BY_HAND
 from dask_run import Step, run
 from numpy.typing import NDArray
 from screen import size_name
@@ -146,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _plan,
         arguments,
         more=_add_options,
+        without=(BY_HAND,),  # what is handed over is an argument of one call
     )
 
 

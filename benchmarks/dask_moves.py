@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from command import sizes
+from dask_contenders import BY_HAND
 from dask_run import Step, run
 from screen import size_name
 from workloads import WORKLOADS, Job, Workload
@@ -53,7 +54,12 @@ _ENDLESS = 5 * _GB
 _SENDS_TO_EACH = "plain"
 
 # Those who would be the same as another one.
-_NOT_FOR = {"result": ("scatter",), "tiny": ("scatter", "scatter direct")}
+_NOT_FOR = {
+    "argument": (BY_HAND,),
+    "result": ("scatter", BY_HAND),
+    "chain": (BY_HAND,),
+    "tiny": ("scatter", "scatter direct", BY_HAND),
+}
 
 
 def inc(number: int) -> int:

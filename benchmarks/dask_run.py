@@ -76,6 +76,7 @@ def run(
     arguments: Sequence[str] | None,
     *,
     more: Callable[[argparse.ArgumentParser], object] = lambda _: None,
+    without: Sequence[str] = (),
 ) -> int:
     """Run what a command line asks for, show it, and write it; return the exit code.
 
@@ -85,8 +86,9 @@ def run(
         plan: says what is to be timed.
         arguments: of the command line.
         more: adds options of the program's own.
+        without: names of contenders who take part only if asked for.
     """
-    options = _options(description, example, arguments, more)
+    options = _options(description, example, arguments, more, without)
     steps = _that_fit(plan(options))
     if not steps:
         print("nothing to do", file=sys.stderr)
@@ -182,8 +184,8 @@ def _tables(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
             ratio = _of_the_better(row, mine)
             shown.append(_cells(row, ratio))
             known = row.cell.seconds or row.cell.error
-            if row.cell.contender == OURS and row.step.bar is not None and known:
-                verdicts.append([row.step.title, *_verdict(row, ratio)])
+            if row.cell.contender in OURS and row.step.bar is not None and known:
+                verdicts.append([row.step.title, row.cell.contender, *_verdict(row, ratio)])
         yield {
             "title": f"{workload.title}: time of {'all tasks' if workload.tasks > 1 else 'a call'}",
             "columns": list(_COLUMNS),
@@ -193,7 +195,7 @@ def _tables(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
     if verdicts:
         yield {
             "title": "no slower than the better of Dask as it is and with scatter",
-            "columns": ["what", "of the better", "bar", "met"],
+            "columns": ["what", "contender", "of the better", "bar", "met"],
             "rows": verdicts,
         }
 
@@ -203,7 +205,7 @@ def _of_the_better(row: _Row, rows: Sequence[_Row]) -> float | None:
     others = [
         one.cell.median
         for one in rows
-        if one.step is row.step and one.cell.contender != OURS and one.cell.seconds
+        if one.step is row.step and one.cell.contender not in OURS and one.cell.seconds
     ]
     return row.cell.median / min(others) if others and row.cell.seconds else None
 
@@ -217,7 +219,7 @@ def _cells(row: _Row, ratio: float | None) -> list[str]:
     if costs is not None:
         counted = [size_name(one) for one in (costs.scheduler, costs.resident, costs.share)]
     bar = ""
-    if cell.contender == OURS and step.bar is not None:
+    if cell.contender in OURS and step.bar is not None:
         bar = " ".join(_verdict(row, ratio)[1:])
     return [
         *(heading, cell.contender, duration(cell.median), duration(*cell.quartiles)),
@@ -251,12 +253,12 @@ def _options(
     example: str,
     arguments: Sequence[str] | None,
     more: Callable[[argparse.ArgumentParser], object],
+    without: Sequence[str],
 ) -> argparse.Namespace:
+    usual = ",".join(name for name in WAYS if name not in without)
     parser = argparse.ArgumentParser(description=description, epilog=f"example: {example}")
     more(parser)
-    parser.add_argument(
-        "--contenders", default=",".join(WAYS), metavar="LIST", help="default: %(default)s"
-    )
+    parser.add_argument("--contenders", default=usual, metavar="LIST", help="default: %(default)s")
     parser.add_argument(
         "--repeat", type=at_least(1), metavar="N", help="samples of each (default: it depends)"
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command import sizes
+from dask_contenders import BY_HAND
 from dask_run import Step, run
 from screen import size_name
 from workloads import Job, Workload
@@ -123,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _plan,
         arguments,
         more=_add_options,
+        without=(BY_HAND,),  # what is handed over is an argument of one call
     )
 
 
