@@ -120,19 +120,30 @@ class DaskExecutor:
         key = options.pop("key", None)
         if key is None or not self.calls.claim(key):
             key = f"{key or funcname(function)}-{uuid.uuid4()}"
-        annotations = _dask.get_annotations()
-        if not isinstance(fn, Task):  # one that passes as it is, as with the client itself
-            call = DaskCall(self.calls, key, (options, annotations), None, ())
-            call.future = self.client.submit(fn, *args, key=key, pure=False, **options, **kwargs)
+        try:
+            call = self._call(fn, args, kwargs, key, (options, _dask.get_annotations()))
             self.calls.add(call)
+        except BaseException:
+            self.calls.unclaim(key)
+            raise
+        return call
+
+    def _call(
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        key: str,
+        options: tuple[dict[str, Any], dict[str, Any]],
+    ) -> DaskCall:
+        if not isinstance(fn, Task):  # one that passes as it is, as with the client itself
+            call = DaskCall(self.calls, key, options, None, ())
+            call.future = self.client.submit(fn, *args, key=key, pure=False, **options[0], **kwargs)
             return call
         awaited: list[DaskCall] = []
         args = tuple(_placed(value, awaited) for value in args)
         kwargs = {name: _placed(value, awaited) for name, value in kwargs.items()}
-        blob = _pickle.dumps((fn, args, kwargs))
-        call = DaskCall(self.calls, key, (options, annotations), blob, awaited)
-        self.calls.add(call)
-        return call
+        return DaskCall(self.calls, key, options, _pickle.dumps((fn, args, kwargs)), awaited)
 
     def link(self, future: TaskFuture[Any]) -> DaskCall | None:
         """Return what stands for a future in the arguments of a call, if that can wait for it."""
@@ -294,8 +305,8 @@ class _Calls:
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        # Held by who submits a call that may be one task with another.
-        self._merging = threading.RLock()
+        # Names of calls that are being submitted, and may be one task with others.
+        self._naming: set[str] = set()
         # Those that others may be one task with, for as long as somebody has their results.
         self._named: WeakValueDictionary[str, TaskFuture[Any]] = WeakValueDictionary()
         self._pending: set[DaskCall] = set()
@@ -329,18 +340,34 @@ class _Calls:
 
     def merged(self, name: str, submit: Callable[[], TaskFuture[Any]]) -> TaskFuture[Any]:
         """Return the future that goes by a name, of a call that is submitted if there is none."""
-        with self._merging:
+        with self._changed:
+            self._changed.wait_for(lambda: name not in self._naming)
             future = self._named.get(name)
-            if future is None or future.cancelled():
-                future = self._named[name] = submit()
-            return future
+            if future is not None and not future.cancelled():
+                return future
+            self._naming.add(name)
+        # Others are not kept waiting: storing what it is given may take its time.
+        try:
+            future = submit()
+            self._named[name] = future
+        finally:
+            with self._changed:
+                self._naming.discard(name)
+                self._changed.notify_all()
+        return future
 
     def claim(self, key: str) -> bool:
         """Take a key for a call, unless a task has it, one that is being forgotten for instance."""
         with self._changed:
-            taken = key in self._keys or key in self.client.futures
+            if key in self._keys or key in self.client.futures:
+                return False
             self._keys.add(key)
-            return not taken
+            return True
+
+    def unclaim(self, key: str) -> None:
+        """Let others have a key: there is no call that has it."""
+        with self._changed:
+            self._keys.discard(key)
 
     def add(self, call: DaskCall) -> None:
         """Take a call, and send it.

@@ -10,6 +10,7 @@ import itertools
 import os
 import random
 import socket
+import threading
 import time
 import warnings
 from collections import Counter
@@ -386,6 +387,56 @@ def test_equal_calls_are_separate_tasks_unless_asked(executor, tmp_path):
     gc.collect()
     assert executor.submit(note, str(notes), 4, key="one-task").result(60) == 4
     assert notes.read_text() == "called\n" * 2
+
+
+class Slow:
+    """Waits while it is pickled."""
+
+    def __init__(self, begun, go_on):
+        self.waits = begun, go_on
+
+    def __reduce__(self):
+        begun, go_on = self.waits
+        begun.set()
+        assert go_on.wait(60)
+        return int, (1,)
+
+
+def test_calls_with_keys_do_not_wait_for_each_other(executor, tmp_path):
+    notes, begun, go_on = tmp_path / "notes", threading.Event(), threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        slow = threads.submit(executor.submit, note, str(notes), Slow(begun, go_on), key="slow")
+        assert begun.wait(60)
+        same = threads.submit(executor.submit, note, str(notes), 2, key="slow")
+        try:
+            other = threads.submit(executor.submit, note, str(notes), 3, key="other")
+            assert other.result(60).result(60) == 3
+            assert not same.done()
+        finally:
+            go_on.set()
+        assert slow.result(60) is same.result(60)
+        assert slow.result(60).result(60) == 1
+    assert notes.read_text() == "called\n" * 2
+
+
+KEYS = {"claimed", "taken"}
+
+
+def test_keys_are_free_again(client, executor, gates, tmp_path):
+    notes = tmp_path / "notes"
+    failed = executor.submit(note, str(notes), threading.Lock(), key="claimed")
+    assert isinstance(failed.exception(60), TypeError)
+    assert client.submit(note, str(notes), 1, key="taken").result(60) == 1  # and forgotten
+    kept = client.submit(note, str(notes), 1, key="taken")
+    assert executor.submit(note, str(notes), 2, key="taken").result(60) == 2  # by another name
+    del kept, failed
+    gc.collect()
+    eventually(lambda: "taken" not in client.futures, "the client has forgotten it")
+    started, gate = gates
+    blocking = [executor.submit(wait_at, started, gate, b"", key=key) for key in KEYS]
+    eventually(lambda: KEYS <= client.futures.keys(), "the client has both")
+    open_gate(gate)
+    assert [one.result(60) for one in blocking] == [b"", b""]
 
 
 def test_options_of_the_client(executor, client, tmp_path):
