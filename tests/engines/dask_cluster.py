@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +86,21 @@ class Cluster:
         for process in self.processes:
             process.wait()
         self.meter.close()
+
+
+def bytes_of(action: Callable[[], object], count: Callable[[], int]) -> int:
+    """Count bytes while something is done, less what heartbeats send in as long a time.
+
+    Args:
+        action: does it.
+        count: returns how many bytes there have been so far.
+    """
+    before, start = count(), time.monotonic()
+    action()
+    during, seconds = count() - before, time.monotonic() - start
+    before = count()
+    time.sleep(seconds)
+    return during - (count() - before)
 
 
 def _start(*arguments: str, **options) -> subprocess.Popen[bytes]:

@@ -30,7 +30,7 @@ from tests import functions
 from tests.chaos.census import eventually
 from tests.chaos.places import place_of
 from tests.conftest import settle, wait_for_evictions
-from tests.engines.dask_cluster import cluster
+from tests.engines.dask_cluster import bytes_of, cluster
 
 LONG = "PROXYEXEC_LONG" in os.environ
 
@@ -608,10 +608,8 @@ def test_many_calls_are_no_large_graph(client, placed):
 
 
 def traffic(cluster, action):
-    """The bytes to and from the scheduler while something is done, heartbeats included."""
-    before = cluster.meter.bytes
-    action()
-    return cluster.meter.bytes - before
+    """The bytes to and from the scheduler that something takes."""
+    return bytes_of(action, lambda: cluster.meter.bytes)
 
 
 def test_resources(apart, placed):

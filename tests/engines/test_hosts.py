@@ -7,6 +7,7 @@ its own; see :mod:`tests.engines.hosts`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from distributed import Client
 from proxyexec import ProxySize, StoreExecutor
 from tests.chaos.census import PATIENCE, eventually
 from tests.chaos.programs import Program, hear, say
+from tests.engines.dask_cluster import bytes_of
 from tests.engines.hosts import Cluster, Host, cut, network, slowed
 from tests.redis_server import require_redis
 from tests.test_examples import ROOT, scripts_of, write
@@ -176,21 +178,24 @@ def sessions(cluster: Cluster, host: Host) -> set[str]:
 
 
 def test_data_move_through_redis_only(cluster):
-    hosts = (cluster.scheduler, cluster.store, cluster.client, cluster.left, cluster.right)
+    hosts = (cluster.store, cluster.client, cluster.left, cluster.right)
+    scheduler, seen = [], []
     with user_of(cluster) as user:
-        seen = []
-        # Small ones are stored as well; the first of them has workers and connections made ready.
-        for length in (LENGTH // 100, LENGTH // 100, LENGTH):
+
+        def move(length):
             before = [host.traffic() for host in hosts]
             assert user.move(length, length) is True
             seen.append([host.traffic() - then for host, then in zip(hosts, before)])
-    _, small, large = seen
-    scheduler, *others = zip(small, large, strict=True)
-    assert sum(scheduler[1]) - sum(scheduler[0]) < 10_000
+
+        # Small ones are stored as well; the first of them has workers and connections made ready.
+        for length in (LENGTH // 100, LENGTH // 100, LENGTH):
+            action = functools.partial(move, length)
+            scheduler.append(bytes_of(action, lambda: sum(cluster.scheduler.traffic())))
+    assert scheduler[2] - scheduler[1] < 10_000
     # What each has received and sent: the client sends one array and receives two, the left host
     # receives one and sends one, and so does the right one; all of it from and to the server.
     expected = [(3, 4), (2, 1), (1, 1), (1, 1)]
-    for (_, traffic), counts in zip(others, expected, strict=True):
+    for traffic, counts in zip(seen[2], expected, strict=True):
         for bytes_, count in zip(traffic, counts, strict=True):
             assert count * SIZE < bytes_ < (count + 0.1) * SIZE
 
