@@ -48,7 +48,15 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
     from typing_extensions import Buffer
 
-__all__ = ["Candidate", "PickleSerializer", "Serializer", "frames_size"]
+__all__ = [
+    "PAYLOAD_MARK",
+    "Candidate",
+    "PickleSerializer",
+    "Serializer",
+    "frames_of_pickle",
+    "frames_size",
+    "load_pickle",
+]
 
 # How much of a piece is searched for mentions of __main__; larger ones are payload.
 _SEARCHED = 1 << 20
@@ -58,6 +66,10 @@ _LONG_PICKLE = 1 << 20
 
 _ENVELOPE = struct.Struct("<cI")
 _PICKLE, _WITH_IDS, _BYTES, _BYTEARRAY, _ARRAY = b"p", b"i", b"b", b"a", b"n"
+
+PAYLOAD_MARK = b"P"
+"""What the first frame of a payload of another strategy starts with."""
+
 _RAW: dict[type, bytes] = {bytes: _BYTES, bytearray: _BYTEARRAY}
 
 
@@ -131,7 +143,7 @@ class PickleSerializer:
                 # What pickle alone raises is what callers know from pools without a store.
                 failure = SerializationError.like(first or type(error))
                 raise failure("an object", name_of(type(obj)), reason) from error
-        return _frames_of(pickled)
+        return frames_of_pickle(pickled)
 
     def _frames_of_array(self, array: Any) -> Frames | None:
         if self.like_pools and type(array) in ForkingPickler._extra_reducers:  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
@@ -197,10 +209,7 @@ class Candidate:
         try:
             frames: Frames = dumps(self.obj, *(() if self.parts is None else (self.parts,)))
         except SerializationError as error:
-            # A serializer of somebody else's may raise a class with facts of its own.
-            ours = type(error).__init__ is SerializationError.__init__
-            failure = type(error) if ours else SerializationError
-            raise failure(self.what, error.kind, error.reason) from error.__cause__
+            raise error.about(self.what) from error.__cause__
         self._frames = frames
         return frames
 
@@ -229,14 +238,22 @@ def frames_size(frames: Frames) -> int:
     return sum(_length(frame) for frame in frames)
 
 
-def _frames_of(pickled: Pickled) -> Frames:
+def frames_of_pickle(pickled: Pickled) -> Frames:
+    """Return the frames of a pickle."""
     kind = _WITH_IDS if pickled.with_ids else _PICKLE
     writable = bytes([not view.readonly for view in pickled.buffers])
     envelope = _ENVELOPE.pack(kind, len(pickled.stream)) + writable
     return [envelope, *pickled.stream, *pickled.buffers]
 
 
-def _load(frames: Frames) -> Any:
+def load_pickle(frames: Frames, unpickler: Any = None) -> Any:
+    """Return the object in the frames of a pickle; the unpickler is pickle's if none is given."""
+    if bytes(frames[0])[:1] != _PICKLE:
+        raise ValueError("these are not the frames of a pickle")
+    return _load(frames, unpickler)
+
+
+def _load(frames: Frames, loader: Any = None) -> Any:
     envelope = bytes(frames[0])
     kind, streams = _ENVELOPE.unpack_from(envelope)
     if kind == _BYTES:
@@ -245,6 +262,11 @@ def _load(frames: Frames) -> Any:
         return bytearray_of(frames[1])
     if kind == _ARRAY:
         return array_in(envelope[_ENVELOPE.size :], frames[1])
+    if kind == PAYLOAD_MARK:
+        # Executors with strategies of their own may use the same store.
+        from proxyexec.serializers import Payload, decode  # noqa: PLC0415 - which needs this
+
+        return decode(Payload.from_frames(frames))
     if kind not in (_PICKLE, _WITH_IDS):
         raise ValueError(f"unknown kind {kind!r}")
     writable = envelope[_ENVELOPE.size :]
@@ -253,6 +275,8 @@ def _load(frames: Frames) -> Any:
         raise ValueError(f"{len(frames)} frames where the envelope says otherwise")
     pieces = frames[1 : 1 + streams]
     ready = map(_ready, buffers, writable)
+    if loader is not None:
+        return loader(io.BytesIO(b"".join(_views(pieces))), buffers=ready).load()
     unpickler = Unpickler if kind == _WITH_IDS else pickle.Unpickler
     if sum(map(_length, pieces)) >= _LONG_PICKLE:
         return unpickler(Reader(pieces), buffers=ready).load()

@@ -7,8 +7,10 @@
     │   └── ConnectorFullError ...
     │       └── StoreFullError    (OSError, ENOSPC)                  … says for what
     ├── SerializationError        (pickle.PicklingError, TypeError)  cannot be sent
+    │   └── NoStrategyError                                          … by any strategy given
     ├── DeserializationError      (pickle.UnpicklingError)           cannot be made again
-    │   └── ArrivalError          (BrokenProcessPool)                … where it arrives
+    │   ├── ArrivalError          (BrokenProcessPool)                … where it arrives
+    │   └── ForeignPayloadError                                      … as this reader refuses it
     ├── PolicyError               (RuntimeError)                     should_proxy raised
     ├── StoreClosedError          (ValueError)                       used after close()
     ├── ObjectMissingError        (LookupError)                      evicted, or never stored
@@ -25,6 +27,7 @@ import builtins
 import errno
 import functools
 import pickle
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, cast
 
@@ -49,9 +52,11 @@ __all__ = [
     "ConnectorUnavailableError",
     "CorruptObjectError",
     "DeserializationError",
+    "ForeignPayloadError",
     "ForeignProcessError",
     "IntegrityError",
     "MissingExtraError",
+    "NoStrategyError",
     "NotAProxyError",
     "ObjectMissingError",
     "PolicyError",
@@ -75,10 +80,34 @@ class SerializationError(ProxyExecError, pickle.PicklingError, TypeError):
         self.what, self.kind, self.reason = what, kind, reason
         super().__init__(f"{what}, of type {kind}, cannot be pickled: {reason}")
 
+    def about(self, what: str) -> SerializationError:
+        """The same error, of an object that is ``what`` to the caller."""
+        # A serializer of somebody else's may raise a class with facts of its own.
+        ours = type(self).__init__ is SerializationError.__init__
+        return (type(self) if ours else SerializationError)(what, self.kind, self.reason)
+
     @staticmethod
     def like(cause: type[Exception]) -> type[SerializationError]:
         """Return the class of such errors that are caught as a ``cause`` would be."""
         return _serialization_error_like(next(filter(_is_built_in, cause.__mro__)))
+
+
+class NoStrategyError(SerializationError):
+    """None of the strategies given can turn an object into bytes.
+
+    Args:
+        what: which object it is.
+        kind: the name of its type.
+        reasons: for each strategy that was tried, its name and why it cannot.
+    """
+
+    def __init__(self, what: str, kind: str, reasons: Sequence[tuple[str, str]]) -> None:
+        self.reasons = tuple(reasons)
+        SerializationError.__init__(self, what, kind, "; ".join(map(": ".join, self.reasons)))
+        self.args = (f"{what}, of type {kind}, cannot be sent: {self.reason}",)
+
+    def about(self, what: str) -> NoStrategyError:
+        return NoStrategyError(what, self.kind, self.reasons)
 
 
 class DeserializationError(ProxyExecError, pickle.UnpicklingError):
@@ -94,6 +123,24 @@ class ArrivalError(DeserializationError, BrokenProcessPool):
 
     The standard library's pool breaks of it, hence the type. Here only this task fails.
     """
+
+
+class ForeignPayloadError(DeserializationError):
+    """A payload was refused, and nothing of it was loaded.
+
+    It was written by a strategy, a version of one, or a Python that this reader does not have,
+    or by a strategy that it does not allow; or it is no payload at all.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        DeserializationError.__init__(self, what, reason)
+        self.args = (f"{what} was not loaded: {reason}",)
+
+
+def arrival_error(what: str, error: DeserializationError) -> DeserializationError:
+    """Return what is to be raised where ``what`` arrives, when reading it raised ``error``."""
+    kind = ForeignPayloadError if isinstance(error, ForeignPayloadError) else ArrivalError
+    return kind(what, error.reason)
 
 
 class PolicyError(ProxyExecError, RuntimeError):
