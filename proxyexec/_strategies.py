@@ -128,7 +128,8 @@ class _Reference:
 
     def dumps(self, obj: Any) -> Frames:
         owner, name = obj, getattr(obj, "__qualname__", None)
-        if isinstance(obj, types.MethodType) and isinstance(obj.__self__, type):
+        bound = isinstance(obj, (types.MethodType, types.BuiltinMethodType))
+        if bound and isinstance(obj.__self__, type):
             owner, name = obj.__self__, f"{obj.__self__.__qualname__}.{obj.__name__}"
         module = getattr(owner, "__module__", None)
         if not isinstance(name, str) or not isinstance(module, str):
@@ -138,7 +139,7 @@ class _Reference:
         if "<" in name:
             raise ValueError(f"{module}:{name} cannot be imported: it is made by a call")
         found = _imported(module, name)
-        if found is not obj and not (isinstance(obj, types.MethodType) and found == obj):
+        if found is not obj and not (bound and found == obj):
             raise ValueError(f"{module}:{name} is another object")
         return [f"{module}:{name}".encode()]
 

@@ -121,9 +121,12 @@ class Payload:
         """
         try:
             strategy, version, python = value["strategy"], value["version"], value["python"]
-            header = f"{_MAGIC} {strategy} {version} {python}".encode("ascii")
-            if type(version) is not int or not _HEADER.fullmatch(header):
-                raise ValueError(f"{header.decode()!r} is no header")
+            header = f"{_MAGIC} {strategy} {version} {python}"
+            kinds = type(strategy), type(version), type(python)
+            if kinds != (str, int, str) or not _HEADER.fullmatch(header.encode("ascii")):
+                raise ValueError(
+                    f"strategy, version, python: {strategy!r}, {version!r}, {python!r}"
+                )
             return cls(strategy, version, python, _frames_in(value["encoding"], value["body"]))
         except (TypeError, KeyError, ValueError, UnicodeError) as error:
             reason = f"no payload in JSON: {type(error).__name__}: {error}"
