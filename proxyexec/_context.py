@@ -38,11 +38,11 @@ from proxyexec._sizes import container_bound, size_bound
 from proxyexec._store import Store, fetch, is_in_memory, seal_of, store_at
 from proxyexec._types import find_function
 from proxyexec.errors import (
-    ArrivalError,
     DeserializationError,
     ProxyExecError,
     SerializationError,
     StoreFullError,
+    arrival_error,
 )
 from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
 
@@ -51,7 +51,18 @@ if TYPE_CHECKING:
 
     from proxyexec._integrity import Seal
 
-__all__ = ["SEALED", "Context", "Inline", "Keeper", "Packed", "Stored", "joined", "part_key"]
+__all__ = [
+    "LARGE_FUNCTION",
+    "SEALED",
+    "Context",
+    "Inline",
+    "Keeper",
+    "Packed",
+    "Stored",
+    "joined",
+    "kept_by",
+    "part_key",
+]
 
 
 class Stored(NamedTuple):
@@ -210,8 +221,8 @@ class Context(NamedTuple):
         candidate = Candidate(function, self.serializer, what, parts)
         with embedding() as embedded:
             frames = candidate.frames
-            if frames_size(frames) >= _LARGE_FUNCTION and is_proxied(self.policy, candidate):
-                kept = _kept(keeper, function, frames, embedded, what)
+            if frames_size(frames) >= LARGE_FUNCTION and is_proxied(self.policy, candidate):
+                kept = kept_by(keeper, function, frames, embedded, what)
                 return self.refer(kept, embedded.addresses)
         return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
 
@@ -238,8 +249,12 @@ class Context(NamedTuple):
             if type(travelled) is Inline:
                 return self.serializer.loads(split(travelled.blob))
         except DeserializationError as error:
-            raise ArrivalError(what, error.reason) from error
+            raise arrival_error(what, error) from error
         return travelled
+
+    def unpack_function(self, travelled: Any) -> Any:
+        """Turn what has travelled for a callable into that; see :meth:`unpack`."""
+        return self.unpack(travelled, "the function")
 
     def unpack_all(
         self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
@@ -300,7 +315,7 @@ class Context(NamedTuple):
             return Packed(obj)  # a lock, say: threads can pass it on as it is
         frames = candidate.frames
         if proxied:
-            kept = _kept(keeper, obj, frames, embedded, candidate.what)
+            kept = kept_by(keeper, obj, frames, embedded, candidate.what)
             return self.refer(kept, embedded.addresses)
         return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
 
@@ -365,7 +380,8 @@ def part_key(key: str, number: int) -> str:
     return f"{key}+{number}"
 
 
-def _kept(keeper: Keeper, obj: Any, frames: Frames, embedded: Sequence[Kept], what: str) -> Kept:
+def kept_by(keeper: Keeper, obj: Any, frames: Frames, embedded: Sequence[Kept], what: str) -> Kept:
+    """Have ``keeper`` store an object that is ``what`` to the caller."""
     try:
         return keeper.keep(obj, frames, embedded)
     except StoreFullError as error:
@@ -394,7 +410,7 @@ def _is_in_main(function: Any) -> bool:
 PARTS_AT_MOST = 256
 
 # What is left of a function, its code for instance, is stored from this many bytes on.
-_LARGE_FUNCTION = 1 << 16
+LARGE_FUNCTION = 1 << 16
 
 # Types of what stands for something else on its way.
 SEALED = frozenset({Inline, Stored})

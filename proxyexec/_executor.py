@@ -41,10 +41,12 @@ from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
 from proxyexec._serialize import PickleSerializer
 from proxyexec._store import Store
+from proxyexec._strategy_context import StrategyContext, have_read
 from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
 from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy
+from proxyexec.serializers import Serializers
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
@@ -81,12 +83,15 @@ class StoreExecutor(Executor):
             dataclasses and attributes.
         dedupe: whether an argument with the content of one that is stored, and held, already
             shares that one's place.
+        serializers: which strategies functions, arguments and results travel by; see
+            :mod:`proxyexec.serializers`. Each is a payload then, and none passes as it is.
 
     Raises:
         TypeError: ``executor`` cannot submit, ``store`` is no store, ``should_proxy`` cannot
-            be called, or ``nested`` is asked for with a serializer that takes no parts out.
+            be called, ``serializers`` are none, or ``nested`` is asked for with them, or with a
+            serializer that takes no parts out.
         ValueError: the store is owned by another process, or there is none and workers may be on
-            other hosts.
+            other hosts; or it cannot read what ``serializers`` write.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class StoreExecutor(Executor):
         lazy: bool = True,
         nested: bool = False,
         dedupe: bool = True,
+        serializers: Serializers | None = None,
     ) -> None:
         base = adapt(executor)
         self._base = base.executor
@@ -112,6 +118,7 @@ class StoreExecutor(Executor):
             lazy=lazy,
             nested=nested,
             dedupe=dedupe,
+            serializers=serializers,
         )
 
     def _set_up(
@@ -125,12 +132,13 @@ class StoreExecutor(Executor):
         lazy: bool,
         nested: bool,
         dedupe: bool = True,
+        serializers: Serializers | None = None,
     ) -> None:
         policy = ProxyNever() if should_proxy is None else should_proxy
         if not callable(policy):
             raise TypeError(f"should_proxy must be callable, like ProxySize('1 MB'): {policy!r}")
         self._crosses = base.crosses
-        self._never = type(policy) is ProxyNever
+        self._never = type(policy) is ProxyNever and serializers is None
         self._options = base.options
         self._link = base.link
         if store is None:
@@ -145,17 +153,22 @@ class StoreExecutor(Executor):
             raise ValueError(
                 f"the store {self._store.name!r} is owned by another process; open one here"
             )
-        serializer = self._store.serializer
+        serializer = self._store.serializer if serializers is None else serializers
+        if not (serializers is None or isinstance(serializers, Serializers)):
+            raise TypeError(f"serializers must be Serializers, such as {Serializers()}")
         takes_parts = isinstance(serializer, PickleSerializer)
         if nested and not takes_parts:
             raise TypeError(f"nested=True needs a PickleSerializer in the store: {serializer!r}")
+        if serializers is not None:
+            have_read(self._store, serializers)
         if type(serializer) is PickleSerializer:
             serializer = PickleSerializer(
                 main="value" if base.main == "value" else serializer.main,
                 like_pools=base.like_pools or serializer.like_pools,
             )
         rules = PartRules(policy if takes_parts else ProxyNever())
-        self._context = Context(self._store, policy, serializer, lazy, nested, rules, os.getpid())
+        kind = Context if serializers is None else StrategyContext
+        self._context = kind(self._store, policy, serializer, lazy, nested, rules, os.getpid())
         self._blob = blob_of(self._context) if base.crosses else b""
         self._tasks = Tasks(
             self._store,

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from proxyexec._proxy import Kept
-from proxyexec.errors import ArrivalError, DeserializationError
+from proxyexec.errors import DeserializationError, arrival_error
 
 if TYPE_CHECKING:
     from proxyexec._ownership import Lease
@@ -175,7 +175,7 @@ class Deferred:
             try:
                 value = store.get(self._reference)
             except DeserializationError as raised:
-                error = ArrivalError(self._what, raised.reason)
+                error = arrival_error(self._what, raised)
                 error.__cause__ = raised
             except Exception as raised:  # noqa: BLE001 - it is raised below, each time
                 error = raised

@@ -582,8 +582,11 @@ def _reopen(
     """Unpickle a store: the one that is open here, or one for another process's session."""
     found = _open.get(connector.address)
     if found is not None and (found.is_owner or not found._closed):
-        if found._seal is None and not found.is_owner:  # it was opened by its address
-            found._seal = seal
+        if not found.is_owner:
+            if found._seal is None:  # it was opened by its address
+                found._seal = seal
+            if type(found.serializer) is PickleSerializer:  # then, or before it was given another
+                found.serializer = serializer
         return found
     store = cls.__new__(cls)
     store._set_up(name, connector, serializer, cache_bytes, seal)

@@ -15,7 +15,6 @@ import re
 import threading
 import types
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from proxyexec._picklers import CLOUD, PLAIN, Pickled, pickled_by
@@ -209,6 +208,8 @@ def find(name: str) -> Strategy | None:
     """Return the strategy of that name, if there is one."""
     known = _known.get(name)
     if known is None:
+        from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and hardly ever needed
+
         for entry in entry_points(group="proxyexec.strategies", name=name):
             entry.load()  # which registers it
         known = _known.get(name)

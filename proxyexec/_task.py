@@ -162,7 +162,7 @@ class Task:
     def _function_in(self, context: Context) -> Any:
         function = self._travels
         if type(function) in SEALED:
-            function = context.unpack(function, "the function")
+            function = context.unpack_function(function)
             self._called = callable_name(function)
         return function
 
@@ -277,7 +277,9 @@ def chunk_key(key: str, number: int) -> str:
 
 def blob_of(context: Context) -> bytes:
     """Serialize a context, once for all tasks of an executor."""
-    blob: bytes = cloudpickle.dumps(tuple(context), protocol=5)
+    # Most are plain ones, which need not say so in every task.
+    facts = tuple(context) if type(context) is Context else context
+    blob: bytes = cloudpickle.dumps(facts, protocol=5)
     return blob
 
 
@@ -292,7 +294,8 @@ def context_from(blob: bytes) -> Context:
 
 @functools.lru_cache(maxsize=64)
 def _context_from(blob: bytes) -> Context:
-    return Context(*pickle.loads(blob))
+    facts = pickle.loads(blob)
+    return facts if isinstance(facts, Context) else Context(*facts)
 
 
 def _task(travels: Any, blob: bytes, key: str, cls: type[Task] = Task) -> Task:

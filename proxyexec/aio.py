@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from proxyexec._future import TaskFuture
     from proxyexec._store import Store
     from proxyexec.policy import ShouldProxy
+    from proxyexec.serializers import Serializers
 
     P = ParamSpec("P")
 
@@ -126,11 +127,15 @@ class AsyncStoreExecutor:
         nested: whether to look for what the policy wants inside objects, too.
         dedupe: whether an argument with the content of one that is stored, and held, already
             shares that one's place.
+        serializers: which strategies functions, arguments and results travel by; see
+            :mod:`proxyexec.serializers`.
 
     Raises:
         TypeError: ``executor`` cannot submit, ``store`` is no store, ``should_proxy`` cannot
-            be called, or ``nested`` is asked for with a serializer that takes no parts out.
-        ValueError: the store is owned by another process.
+            be called, ``serializers`` are none, or ``nested`` is asked for with them, or with a
+            serializer that takes no parts out.
+        ValueError: the store is owned by another process, or cannot read what ``serializers``
+            write.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class AsyncStoreExecutor:
         close_store: bool = True,
         nested: bool = False,
         dedupe: bool = True,
+        serializers: Serializers | None = None,
     ) -> None:
         self._executor = PackedExecutor(
             executor,
@@ -152,6 +158,7 @@ class AsyncStoreExecutor:
             close_store=close_store,
             nested=nested,
             dedupe=dedupe,
+            serializers=serializers,
         )
         self._packer = Packer(self._executor)
         self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="proxyexec-fetch")

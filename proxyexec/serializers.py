@@ -154,7 +154,10 @@ def encode(
         NoStrategyError: none can; the error lists the reason of each.
         MissingExtraError: the only one needs a library that is not installed.
     """
-    chosen = _checked("strategies", strategies, "code" if code else "data")
+    return _encoded(obj, _checked("strategies", strategies, "code" if code else "data"), what)
+
+
+def _encoded(obj: Any, chosen: Sequence[str], what: str) -> Payload:
     reasons: list[tuple[str, str]] = []
     first: Exception | None = None
     for name in chosen:
@@ -247,7 +250,7 @@ class Serializers:
 
     def dumps(self, obj: Any) -> Frames:
         """Return frames for data; see :class:`proxyexec.Serializer`."""
-        return encode(obj, self.data).to_frames()
+        return _encoded(obj, self.data, "an object").to_frames()
 
     def loads(self, frames: Frames) -> Any:
         """Return the data in frames; see :class:`proxyexec.Serializer`."""
