@@ -37,6 +37,7 @@ from proxyexec._foreign import in_a_thread
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._parts import PartRules
+from proxyexec._payloads import Serializers
 from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
 from proxyexec._serialize import PickleSerializer
@@ -46,7 +47,6 @@ from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
 from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy
-from proxyexec.serializers import Serializers
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector

@@ -264,7 +264,7 @@ def _load(frames: Frames, loader: Any = None) -> Any:
         return array_in(envelope[_ENVELOPE.size :], frames[1])
     if kind == PAYLOAD_MARK:
         # Executors with strategies of their own may use the same store.
-        from proxyexec.serializers import Payload, decode  # noqa: PLC0415 - which needs this
+        from proxyexec._payloads import Payload, decode  # noqa: PLC0415 - which needs this
 
         return decode(Payload.from_frames(frames))
     if kind not in (_PICKLE, _WITH_IDS):

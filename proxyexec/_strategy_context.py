@@ -25,12 +25,12 @@ from proxyexec._context import (
     joined,
     kept_by,
 )
+from proxyexec._payloads import Payload, Serializers, decode, encode
 from proxyexec._proxy import Embedded, embedding, extract
 from proxyexec._serialize import Candidate, PickleSerializer, frames_size
 from proxyexec._store import Store, store_at
 from proxyexec.errors import DeserializationError, ObjectMissingError, arrival_error
 from proxyexec.policy import is_proxied
-from proxyexec.serializers import Payload, Serializers, decode, encode
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames

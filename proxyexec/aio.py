@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Self
 
     from proxyexec._future import TaskFuture
+    from proxyexec._payloads import Serializers
     from proxyexec._store import Store
     from proxyexec.policy import ShouldProxy
-    from proxyexec.serializers import Serializers
 
     P = ParamSpec("P")
 
