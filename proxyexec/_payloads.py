@@ -142,18 +142,19 @@ def encode(
 def _encoded(obj: Any, chosen: Sequence[str], what: str) -> Payload:
     reasons: list[tuple[str, str]] = []
     first: Exception | None = None
-    for name in chosen:
-        try:
-            strategy = _known(name)
-            frames = strategy.dumps(obj)
-        except Exception as error:  # objects raise what they like when they are serialized
-            if isinstance(error, MissingExtraError) and len(chosen) == 1:
-                raise
-            reasons.append((name, f"{type(error).__name__}: {error}"))
-            first = first or error
-            continue
-        return Payload(name, strategy.version, PYTHON, frames)
-    raise NoStrategyError(what, name_of(type(obj)), reasons) from first
+    try:
+        for name in chosen:
+            try:
+                strategy = _known(name)
+                return Payload(name, strategy.version, PYTHON, strategy.dumps(obj))
+            except Exception as error:  # objects raise what they like when they are serialized
+                if isinstance(error, MissingExtraError) and len(chosen) == 1:
+                    raise
+                reasons.append((name, f"{type(error).__name__}: {error}"))
+                first = first or error
+        raise NoStrategyError(what, name_of(type(obj)), reasons) from first
+    finally:
+        del first  # its traceback refers to this frame, which has the object
 
 
 def decode(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 from pathlib import Path
 
 FACTOR = 3
@@ -128,3 +129,35 @@ class Touches:
 
     def __reduce__(self):
         return Path.touch, (Path(self.path),)
+
+
+def name_of_kind(x):
+    return type(x).__name__
+
+
+def of_kind(name):
+    """A result of a kind that some strategies can write, and others cannot."""
+    kinds = {
+        "list": lambda: [1, 2],
+        "set": lambda: {1, 2},
+        "lambda": lambda: lambda: 5,
+        "lock": threading.Lock,
+        "none": lambda: None,
+    }
+    return kinds[name]()
+
+
+def in_a_dict(x):
+    return {"x": x}
+
+
+def seconds_argument(x, *, isolated=False, serializers=None):
+    return x, isolated, serializers
+
+
+def forge(path):
+    """Have this process write results that leave a file behind when they are loaded."""
+    from proxyexec import _payloads
+
+    written = _payloads.encode(Touches(path), "pickle")
+    _payloads._encoded = lambda obj, chosen, what: written
