@@ -26,6 +26,8 @@ import dask
 import distributed
 
 from proxyexec import ProxyAlways, ProxySize, Store, StoreExecutor, extract, is_proxy
+from proxyexec.errors import NoStrategyError
+from proxyexec.serializers import Serializers
 from tests import functions
 from tests.chaos.census import eventually
 from tests.chaos.places import place_of
@@ -95,6 +97,10 @@ def double(data):
     return data + data
 
 
+def make_lock():
+    return threading.Lock()
+
+
 def where(*_):
     return distributed.get_worker().name
 
@@ -145,6 +151,27 @@ def test_futures_are_those_of_the_standard_library(executor):
     assert is_proxy(futures[0].result()) == executor._context.lazy
     del futures, done
     nothing_is_left(executor)
+
+
+@pytest.mark.parametrize("policy", [None, ProxyAlways(), ProxySize("1 kB")], ids=repr)
+@pytest.mark.parametrize("lazy", [True, False], ids=["lazy", "eager"])
+def test_calls_travel_by_strategies(client, placed, policy, lazy):
+    by = Serializers(code="combined", data="json", results=["json", "pickle"])
+    with StoreExecutor(client, placed.url, policy, lazy=lazy, serializers=by) as executor:
+        first = executor.submit(functions.make_list, 1000)
+        second = executor.submit(functions.append, first, 5)  # which Dask waits for
+        third = executor.submit(lambda items: {items[-1]}, second)
+        assert third.result() == {5}
+        assert len(second.result()) == 1001
+        for chunksize in (1, 3, "auto"):
+            results = executor.map(functions.identity, range(10), chunksize=chunksize)
+            assert list(map(extract, results)) == list(range(10))
+        with pytest.raises(NoStrategyError, match="the result of make_lock.* json: .* pickle: "):
+            executor.submit(make_lock).result()
+        with pytest.raises(NoStrategyError, match="argument 0 of identity.* json: "):
+            executor.submit(functions.identity, (1,)).result()
+        del first, second, third, results
+        nothing_is_left(executor)
 
 
 def test_functions_see_proxies_or_objects(executor):
