@@ -27,7 +27,7 @@ from proxyexec.errors import (
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["PYTHON", "Payload", "Serializers", "decode", "encode"]
+__all__ = ["PYTHON", "Payload", "Serializers", "data_in", "decode", "encode"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Payload:
         return cls(strategy, int(version), python, frames[1:])
 
     def to_json(self) -> dict[str, Any]:
-        """Return what :func:`json.dumps` can write.
+        """Return what ``json.dumps`` can write.
 
         A dict of ``strategy``, ``version``, ``python``, ``encoding`` and ``body``: a value of JSON
         itself (encoding ``"json"``), a text (``"text"``), or a list of frames in base 64
@@ -110,7 +110,7 @@ class Payload:
                     f"strategy, version, python: {strategy!r}, {version!r}, {python!r}"
                 )
             return cls(strategy, version, python, _frames_in(value["encoding"], value["body"]))
-        except (TypeError, KeyError, ValueError, UnicodeError) as error:
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             reason = f"no payload in JSON: {type(error).__name__}: {error}"
             raise ForeignPayloadError(what, reason) from error
 
@@ -158,13 +158,14 @@ def _encoded(obj: Any, chosen: Sequence[str], what: str) -> Payload:
 
 
 def decode(
-    payload: Payload, *, allowed: Sequence[str] | None = None, what: str = "an object"
+    payload: Payload, *, allowed: str | Sequence[str] | None = None, what: str = "an object"
 ) -> Any:
     """Return the object that a payload was made of.
 
     Args:
         payload: the payload.
-        allowed: names of the strategies that may have written it; all that are known if ``None``.
+        allowed: name of the strategy that may have written it, or several; any that is known if
+            ``None``.
         what: what it is to the caller, for messages.
 
     Raises:
@@ -207,7 +208,7 @@ class Serializers:
     code: str | Sequence[str] = "combined"
     data: str | Sequence[str] = ("pickle", "cloudpickle")
     results: str | Sequence[str] | None = None
-    allowed: Sequence[str] | None = None
+    allowed: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         # As tuples: hashable, and nobody changes them.
@@ -243,8 +244,14 @@ class Serializers:
         """Return the data in frames; see :class:`proxyexec.Serializer`."""
         if self.allowed is None and bytes(memoryview(frames[0])[:1]) != PAYLOAD_MARK:
             return PickleSerializer().loads(frames)  # of before the store was used with these
-        payload = Payload.from_frames(frames)
-        return decode(payload, allowed=names("data") if self.allowed is None else self.allowed)
+        return data_in(frames, self.allowed)
+
+
+def data_in(frames: Frames, allowed: str | Sequence[str] | None = None) -> Any:
+    """Return the data in the frames of a payload, by any strategy for data if none are named."""
+    return decode(
+        Payload.from_frames(frames), allowed=names("data") if allowed is None else allowed
+    )
 
 
 def _serializers(facts: tuple[Any, ...], strategies: Any) -> Serializers:
@@ -278,9 +285,11 @@ def _known(name: str) -> Strategy:
     return strategy
 
 
-def _reader_of(payload: Payload, allowed: Sequence[str] | None, what: str) -> Strategy:
+def _reader_of(payload: Payload, allowed: str | Sequence[str] | None, what: str) -> Strategy:
     """Return the strategy that can load a payload, or refuse it."""
     name = payload.strategy
+    if isinstance(allowed, str):  # in which other names may be
+        allowed = (allowed,)
     if allowed is not None and name not in allowed:
         permitted = ", ".join(allowed) or "nothing"
         raise ForeignPayloadError(what, f"it is {name!r}, and only {permitted} is allowed here")
@@ -310,7 +319,8 @@ def _only(frames: Frames) -> bytes:
 
 def _frames_in(encoding: Any, body: Any) -> Frames:
     if encoding == "json":
-        return [json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()]
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return [text.encode()]
     if encoding == "text":
         return [body.encode()]
     if encoding == "base64" and isinstance(body, list):

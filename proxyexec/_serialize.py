@@ -262,12 +262,12 @@ def _load(frames: Frames, loader: Any = None) -> Any:
         return bytearray_of(frames[1])
     if kind == _ARRAY:
         return array_in(envelope[_ENVELOPE.size :], frames[1])
-    if kind == PAYLOAD_MARK:
-        # Executors with strategies of their own may use the same store.
-        from proxyexec._payloads import Payload, decode  # noqa: PLC0415 - which needs this
-
-        return decode(Payload.from_frames(frames))
     if kind not in (_PICKLE, _WITH_IDS):
+        if kind == PAYLOAD_MARK:
+            # Executors with strategies of their own may use the same store.
+            from proxyexec._payloads import data_in  # noqa: PLC0415 - which needs this
+
+            return data_in(frames)
         raise ValueError(f"unknown kind {kind!r}")
     writable = envelope[_ENVELOPE.size :]
     buffers = frames[1 + streams :]

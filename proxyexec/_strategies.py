@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import threading
 import types
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -34,7 +33,7 @@ class Strategy(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called: lower-case letters, digits and ``.``, ``_``, ``-``."""
+        """What it is called; of lower-case letters, digits and ``.``, ``_``, ``-``."""
         ...
 
     @property
@@ -185,23 +184,23 @@ def register(strategy: Strategy, *, for_code: bool = False, for_data: bool = Fal
         raise ValueError(f"no name for a strategy: {strategy.name!r}; such as 'my-format' is one")
     if type(strategy.version) is not int or strategy.version < 0:
         raise ValueError(f"the version of a strategy is a number: {strategy.version!r}")
+    if strategy.name == _COMBINED:
+        raise ValueError(f"there is a strategy called {strategy.name!r}")
     if not (for_code or for_data):
         raise ValueError(f"say what {strategy.name!r} is for: for_code=True or for_data=True")
-    with _lock:
-        known = _known.get(strategy.name)
-        if strategy.name == _COMBINED or (known is not None and not _same(known[0], strategy)):
-            raise ValueError(f"there is a strategy called {strategy.name!r}")
-        _known[strategy.name] = strategy, for_code, for_data
+    # Without a lock, which a forked process could find taken for ever: this is atomic.
+    known, *_ = _known.setdefault(strategy.name, (strategy, for_code, for_data))
+    if not _same(known, strategy):
+        raise ValueError(f"there is a strategy called {strategy.name!r}")
 
 
 def names(kind: Literal["code", "data"] | None = None) -> tuple[str, ...]:
     """Return the names of the strategies that are known, for code or data, or of all."""
-    with _lock:
-        return tuple(
-            name
-            for name, (_, code, data) in _known.items()
-            if kind is None or (code if kind == "code" else data)
-        )
+    return tuple(
+        name
+        for name, (_, code, data) in _known.copy().items()
+        if kind is None or (code if kind == "code" else data)
+    )
 
 
 def find(name: str) -> Strategy | None:
@@ -218,8 +217,7 @@ def find(name: str) -> Strategy | None:
 
 def carried(wanted: tuple[str, ...]) -> tuple[tuple[Strategy, bool, bool], ...]:
     """Return what to register elsewhere for these names, of what is not built in."""
-    with _lock:
-        return tuple(_known[name] for name in wanted if name in _known and name not in _BUILT_IN)
+    return tuple(_known[name] for name in wanted if name in _known and name not in _BUILT_IN)
 
 
 def receive(strategies: tuple[tuple[Strategy, bool, bool], ...]) -> None:
@@ -275,13 +273,14 @@ def _check_json(obj: Any) -> None:
         if id(one) in opened:
             continue
         opened.add(id(one))
-        if kind is list:
-            pending.extend(one)
-            continue
-        for key in one:
-            if type(key) is not str:
-                raise TypeError(f"keys are text in JSON, not {name_of(type(key))}: {key!r:.80}")
-        pending.extend(one.values())
+        inside: Any = one
+        if kind is dict:
+            inside = one.values()
+            for key in one:
+                if type(key) is not str:
+                    raise TypeError(f"keys are text in JSON, not {name_of(type(key))}: {key!r:.80}")
+        if not _JSON_ATOMS.issuperset(map(type, inside)):
+            pending.extend(inside)
 
 
 def _not_json(obj: Any) -> str:
@@ -310,9 +309,6 @@ other versions of Python, is nothing to be had by chance.
 """
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-
-# Guards what is known; never held while anything is imported.
-_lock = threading.Lock()
 
 _known: dict[str, tuple[Strategy, bool, bool]] = {
     "pickle": (_Pickle(), True, True),

@@ -426,6 +426,8 @@ def test_what_is_not_allowed_is_not_loaded(trap):
     payload, _ = trap
     with pytest.raises(ForeignPayloadError, match="it is 'pickle', and only json is allowed here"):
         decode(payload, allowed=["json"], what="the result of f")
+    with pytest.raises(ForeignPayloadError, match="only cloudpickle is allowed"):
+        decode(payload, allowed="cloudpickle")
     with pytest.raises(ForeignPayloadError, match="only nothing is allowed"):
         decode(payload, allowed=[])
     with pytest.raises(ForeignPayloadError):
@@ -676,3 +678,6 @@ def test_the_usual_serializer_reads_payloads():
     refused = [frames[0].replace(b" 1 ", b" 2 "), *frames[1:]]
     with pytest.raises(ForeignPayloadError):
         PickleSerializer().loads(refused)
+    for serializer in (PickleSerializer(), Serializers()):  # what they read is data
+        with pytest.raises(ForeignPayloadError, match="it is 'source', and only"):
+            serializer.loads(encode(functions.add, "source", code=True).to_frames())

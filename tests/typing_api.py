@@ -26,6 +26,7 @@ from proxyexec import (
     reference_of,
 )
 from proxyexec.aio import AsyncStoreExecutor, Handle
+from proxyexec.serializers import Arrived, Payload, Serializers, check, encode
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
@@ -102,6 +103,14 @@ async def coroutines(executor: AsyncStoreExecutor, texts: AsyncIterator[str]) ->
     async with executor as same:
         assert_type(same, AsyncStoreExecutor)
     await executor.shutdown(wait=False, cancel_futures=True)
+
+
+def serializers() -> None:
+    chosen = Serializers(code="reference", data=["json", "pickle"], results=["json"])
+    assert_type(StoreExecutor(None, serializers=chosen).submit(length, "a"), TaskFuture[int])
+    assert_type(check(length, "a", isolated=True, serializers=chosen), Arrived)
+    assert_type(encode(1, "json", what="one"), Payload)
+    Serializers(data=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def policies() -> None:

@@ -17,6 +17,7 @@ NAMES = (
     "cached",
     "files",
     "frames",
+    "payloads",
     "redis_values",
     "references",
     "replies",
