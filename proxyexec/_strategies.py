@@ -29,7 +29,11 @@ __all__ = ["COMBINED", "Strategy", "carried", "find", "names", "register"]
 
 
 class Strategy(Protocol):
-    """A way to turn objects into frames and back."""
+    """A way to turn objects into frames and back.
+
+    It may also say, as ``body``, how its one frame is written in JSON: ``"json"`` if that is JSON
+    itself, or ``"text"`` if it is text in UTF-8.
+    """
 
     @property
     def name(self) -> str:
@@ -107,13 +111,11 @@ class _Json:
 
     def dumps(self, obj: Any) -> Frames:
         _check_json(obj)
-        # The text as it is: escapes would make one character of two surrogates.
-        text = json.dumps(obj, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return [text.encode()]
+        return [_ENCODER.encode(obj).encode()]
 
     def loads(self, frames: Frames) -> Any:
         (text,) = frames
-        return json.loads(bytes(text), parse_constant=_no_constant)
+        return _DECODER.decode(str(text, "utf-8"))
 
 
 class _Reference:
@@ -292,6 +294,10 @@ def _not_json(obj: Any) -> str:
 def _no_constant(text: str) -> Any:
     raise ValueError(f"there is no {text} in JSON")
 
+
+# The text as it is: escapes would make one character of two surrogates.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 _JSON_ATOMS = frozenset({type(None), bool, int, float, str})
 

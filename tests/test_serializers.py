@@ -566,6 +566,13 @@ def test_a_strategy_of_ones_own(registered):
         Serializers(code="reversed")
 
 
+def test_a_strategy_may_say_that_it_writes_text(registered, monkeypatch):
+    monkeypatch.setattr(Reversed, "body", "text", raising=False)
+    value = encode(["ä"], "reversed").to_json()
+    assert (value["encoding"], value["body"]) == ("text", json.dumps(["ä"])[::-1])
+    assert there_and_back(["ä"], "reversed") == ["ä"]
+
+
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
