@@ -615,6 +615,18 @@ class TestCheck:
         assert arrived.function([1], [2]) == [1, 2]
         assert (arrived.function is functions.add) == (code != "source")
 
+    def test_json_does_too(self, isolated):
+        value = [1, {"a": 2.5, "ä": None}, -(10**30)]
+        assert check(functions.add, value, serializers=JSON, isolated=isolated).args == (value,)
+
+    def test_large_arrays_do(self, isolated):
+        numpy = pytest.importorskip("numpy")
+        array = numpy.arange(100_000.0)
+        arrived = check(functions.add, array, isolated=isolated).args[0]
+        assert (arrived == array).all()
+        assert arrived.flags.writeable
+        assert not numpy.shares_memory(arrived, array)
+
     def test_dill_does_too(self, isolated):
         pytest.importorskip("dill")
         by = Serializers(code="dill", data="dill")
