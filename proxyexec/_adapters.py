@@ -60,6 +60,10 @@ def adapt(executor: Any) -> Base:
             is_local=cluster.is_local,
             link=cluster.link,
         )
+    commands = sys.modules.get("proxyexec._command_executor")
+    if commands is not None and isinstance(executor, commands.CommandExecutor):
+        # A program of its own has another __main__.
+        return Base(executor, crosses=True, main="value")
     if isinstance(executor, type) or not callable(getattr(executor, "submit", None)):
         raise TypeError(
             f"{executor!r} is not an executor: it needs a method submit(fn, /, *args, **kwargs) "

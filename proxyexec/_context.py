@@ -59,6 +59,7 @@ __all__ = [
     "Keeper",
     "Packed",
     "Stored",
+    "deliver_nothing",
     "joined",
     "kept_by",
     "part_key",
@@ -284,6 +285,8 @@ class Context(NamedTuple):
             alone: whether it travels alone. What others travel with may be changed, or be one
                 object with theirs, unless it is serialized now.
         """
+        if not _delivers:
+            return None
         if self.passes(result) and (alone or not self.may_change(result)):
             return result
         keeper = ResultKeeper(self, key)
@@ -375,6 +378,12 @@ class ResultKeeper:
                 self._store.evict_keys(self._parts)
 
 
+def deliver_nothing() -> None:
+    """Have results of this process go nowhere: it is one of several that run the same call."""
+    global _delivers
+    _delivers = False
+
+
 def part_key(key: str, number: int) -> str:
     """The key of part ``number`` of the result under ``key``."""
     return f"{key}+{number}"
@@ -405,6 +414,8 @@ def joined(frames: Frames) -> bytes:
 def _is_in_main(function: Any) -> bool:
     return getattr(function, "__module__", None) == "__main__"
 
+
+_delivers = True
 
 # Results have no more parts than this that are stored by themselves.
 PARTS_AT_MOST = 256

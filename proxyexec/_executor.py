@@ -327,6 +327,9 @@ class StoreExecutor(Executor):
             self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
             return
         self._tasks.no_more()
+        end_if_interrupted = getattr(getattr(self, "_base", None), "end_if_interrupted", None)
+        if end_if_interrupted is not None:  # or calls that wait for others would wait for those
+            end_if_interrupted()
         if cancel_futures:
             self._tasks.cancel_waiting()
         if self._store.quota is not None:

@@ -15,7 +15,13 @@
     ├── StoreClosedError          (ValueError)                       used after close()
     ├── ObjectMissingError        (LookupError)                      evicted, or never stored
     ├── IntegrityError            (ValueError)                       not what was stored
-    └── NotAProxyError            (TypeError)                        a proxy was expected
+    ├── NotAProxyError            (TypeError)                        a proxy was expected
+    ├── CallRecordError           (ValueError)                       a call's record is none
+    ├── ArchiveError              (ValueError)                       cannot be unpacked, or must not
+    ├── CallDiedError             (BrokenProcessPool)                a call's process ended
+    ├── CallTimeoutError          (TimeoutError)                     a call took too long
+    ├── CommandError              (BrokenExecutor)                   a command gave no result
+    └── RemoteError                                                  what cannot be made again here
 
 Each is also the standard type that a caller would already catch. What is wrong with a call's
 data reaches the caller through the call's future.
@@ -27,7 +33,11 @@ import builtins
 import errno
 import functools
 import pickle
+import signal
+import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, cast
 
@@ -45,7 +55,12 @@ from proxyexec_connectors.errors import (
 )
 
 __all__ = [
+    "ArchiveError",
     "ArrivalError",
+    "CallDiedError",
+    "CallRecordError",
+    "CallTimeoutError",
+    "CommandError",
     "ConnectorClosedError",
     "ConnectorError",
     "ConnectorFullError",
@@ -61,6 +76,7 @@ __all__ = [
     "ObjectMissingError",
     "PolicyError",
     "ProxyExecError",
+    "RemoteError",
     "SerializationError",
     "StoreClosedError",
     "StoreFullError",
@@ -220,6 +236,133 @@ class NotAProxyError(ProxyExecError, TypeError):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         super().__init__(f"expected a proxyexec.Proxy, not an object of type {kind}")
+
+
+class CallRecordError(ProxyExecError, ValueError):
+    """A record of a call, or of its result, is none; ``field`` says which part of it.
+
+    ``record`` is the file's name, or what the record is where it has none.
+    """
+
+    def __init__(self, record: str, field: str | None, reason: str) -> None:
+        self.record, self.field, self.reason = record, field, reason
+        where = record if field is None else f"{record}: {field}"
+        super().__init__(f"{where}: {reason}")
+
+
+class ArchiveError(ProxyExecError, ValueError):
+    """An archive cannot be unpacked, or must not be; ``member`` says because of which part."""
+
+    def __init__(self, archive: str, member: str | None, reason: str) -> None:
+        self.archive, self.member, self.reason = archive, member, reason
+        where = archive if member is None else f"{archive}: {member!r}"
+        super().__init__(f"{where}: {reason}")
+
+
+class CallDiedError(ProxyExecError, BrokenProcessPool):
+    """The process of a call ended before the call had: by ``os._exit``, or a signal.
+
+    ``status`` is its exit status; below 0, it is the number of the signal that killed it. Pools of
+    processes break of that, hence the type. Here only this call fails.
+    """
+
+    def __init__(self, called: str, status: int) -> None:
+        self.called, self.status = called, status
+        super().__init__(
+            f"the process that ran {called} {ending(status)} before the call had ended"
+        )
+
+
+if sys.version_info >= (3, 11):
+    _AnyTimeoutError = TimeoutError
+else:
+
+    class _AnyTimeoutError(FutureTimeoutError, TimeoutError):
+        """What a caller may look out for; from 3.11 on, both are one."""
+
+
+class CallTimeoutError(ProxyExecError, _AnyTimeoutError):
+    """A call, ``called``, took longer than ``seconds``, and was ended."""
+
+    def __init__(self, called: str, seconds: float) -> None:
+        self.called, self.seconds = called, seconds
+        super().__init__(f"{called} took longer than {seconds:g} s, and was ended")
+
+
+class CommandError(ProxyExecError, BrokenExecutor):
+    """A command that was to run a call, ``called``, gave no result.
+
+    ``command`` is what was run, ``reason`` says what became of it, and ``stderr`` is the end of
+    what it wrote there.
+    """
+
+    def __init__(self, called: str, command: Sequence[str], reason: str, stderr: str) -> None:
+        self.called, self.command, self.reason = called, tuple(command), reason
+        self.stderr = stderr
+        tail = f"; its standard error ends with:\n{stderr}" if stderr else ""
+        super().__init__(
+            f"the command for {called} gave no result: {' '.join(command)!r} {reason}{tail}"
+        )
+
+
+class RemoteError(ProxyExecError):
+    """Stands for an exception of another process that cannot be made again in this one.
+
+    Also of the built-in type that the exception was of, if that is one: a ``ValueError``, say.
+    ``type_name``, ``message`` and ``traceback`` are the exception's; ``reason`` says what is
+    missing.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str, reason: str) -> None:
+        self.type_name, self.message, self.traceback = type_name, message, traceback
+        self.reason = reason
+        super().__init__(f"{type_name}: {message} (of another type, as {reason})")
+
+    @staticmethod
+    def like(base: str) -> type[RemoteError]:
+        """Return the class of such errors that are caught as one of this built-in type is."""
+        return _remote_error_like(base)
+
+
+def ending(status: int) -> str:
+    """Say how a process ended, from its exit status: below 0, the number of a signal."""
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"was killed by signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+@functools.cache
+def _remote_error_like(base: str) -> type[RemoteError]:
+    kind = getattr(builtins, base, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or not _is_built_in(kind):
+        return RemoteError
+    if issubclass(RemoteError, kind):
+        return RemoteError
+
+    def reduce(self: RemoteError) -> tuple[Any, ...]:
+        facts = self.type_name, self.message, self.traceback, self.reason
+        return _remote_error, (base, *facts), self.__dict__
+
+    namespace = {
+        "__doc__": RemoteError.__doc__,
+        "__module__": __name__,
+        "__reduce__": reduce,
+        "__str__": Exception.__str__,
+    }
+    try:
+        made = type("RemoteError", (RemoteError, kind), namespace)
+        made("type", "message", "traceback", "reason")
+    except TypeError:  # one that is made of facts of its own: a UnicodeDecodeError
+        return RemoteError
+    return cast("type[RemoteError]", made)
+
+
+def _remote_error(base: str, *facts: str) -> RemoteError:
+    """Unpickle an error that is one of a built-in type as well."""
+    return RemoteError.like(base)(*facts)
 
 
 def _is_built_in(kind: type) -> bool:

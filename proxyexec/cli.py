@@ -1,0 +1,38 @@
+"""The command ``proxyexec``.
+
+What a sub-command needs is imported when it is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import proxyexec
+from proxyexec import _call_cli
+
+__all__ = ["main"]
+
+_EXAMPLE = """\
+example:
+  proxyexec call call.json result.json
+
+'proxyexec COMMAND --help' says more of each."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="proxyexec",
+        description="Run what proxyexec has written down.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    version = f"proxyexec {proxyexec.__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for room in (_call_cli,):
+        room.add_to(commands)
+    options = parser.parse_args(argv)
+    status: int = options.run(options)
+    return status
