@@ -27,19 +27,33 @@ class MPI:
             pytest.skip(f"mpi4py finds no library of MPI: {found.stderr.splitlines()[-1]}")
         version = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
         self._environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-        self._command = [command, "-n", "3"]
+        self._flags = [command]
         if "Open MPI" in version or "Open-MPI" in version or "open-mpi" in version:
             # There may be fewer processors; and as root, as in containers, it has to be told twice.
-            self._command.append("--oversubscribe")
+            self._flags.append("--oversubscribe")
             self._environment["OMPI_ALLOW_RUN_AS_ROOT"] = "1"
             self._environment["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
+
+    @property
+    def launcher(self) -> list[str]:
+        """What starts as many processes as a call requires."""
+        return [*self._flags, "-n", "{ranks}"]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What its environment has to have."""
+        return {
+            name: value
+            for name, value in self._environment.items()
+            if os.environ.get(name) != value
+        }
 
     def run(
         self, *program: str | Path, cwd: Path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a program, in Python, with a pool."""
         return subprocess.run(
-            [*self._command, sys.executable, "-m", "mpi4py.futures", *map(str, program)],
+            [*self._flags, "-n", "3", sys.executable, "-m", "mpi4py.futures", *map(str, program)],
             cwd=cwd,
             env={**self._environment, **variables},
             stdin=subprocess.DEVNULL,
