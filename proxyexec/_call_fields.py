@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
@@ -196,16 +197,20 @@ def joined(path: str, base: str | None) -> str:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGE
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or _is_integer(value)
+    # JSON has no others, though Python reads and writes them.
+    return (isinstance(value, float) and math.isfinite(value)) or _is_integer(value)
 
 
 def _kind(value: Any) -> str:
     return _KINDS.get(type(value), type(value).__name__)
 
+
+# Nothing that is counted here comes near to it.
+_LARGE = 1 << 63
 
 _KINDS = {
     dict: "an object",

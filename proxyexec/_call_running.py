@@ -103,6 +103,7 @@ class _Run:
         self._lifeline = lifeline
         self._files = result_files(path)
         self._rank = rank_here() if call.requirements.ranks is not None else 0
+        self._are_all_there = False  # the ranks
         self._started = time.time()
         self._began = time.monotonic()
         # A new directory takes the place of one that is not given, if there is to be anything.
@@ -129,6 +130,7 @@ class _Run:
         try:
             if said.rank is not None:
                 self._rank = said.rank
+                self._are_all_there = True
             if said.status is not None:
                 return said.status
             error = why or CallDiedError(called_in(self._call), status)
@@ -158,6 +160,7 @@ class _Run:
             if self._call.requirements.ranks is not None:
                 ranks = Ranks(self._call.requirements.ranks)
                 self._rank = said.rank = ranks.rank
+                self._are_all_there = True
                 if self._rank != 0:
                     deliver_nothing()  # rank 0 has a store's key for it, if there is one
             if self._rank == 0:
@@ -243,7 +246,7 @@ class _Run:
         return 1
 
     def _result(self, collected: Collected, value: Any, error: BaseException | None) -> CallResult:
-        size = self._call.requirements.ranks
+        size = self._call.requirements.ranks if self._are_all_there else 0
         streams = [
             Streams(self._files.stdout(rank), self._files.stderr(rank)) for rank in range(size or 0)
         ]

@@ -144,6 +144,47 @@ def test_a_record_with_a_field_of_another_kind_is_refused_by_name(record, data):
     assert str(caught.value.field) in str(caught.value)
 
 
+def places_in(value, path=()):
+    """Where there is something in a record."""
+    yield path
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from places_in(one, (*path, name))
+
+
+RAISED = CallResult(exception=KeyError("x"), outputs=["a"], ranks=[Streams("a", "b")])
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), other=values | st.sampled_from(["3.11", "json", [], {}, -1, 1e400]))
+def test_records_that_are_anything_are_read_or_refused(data, other):
+    kind, whole = data.draw(
+        st.sampled_from(
+            [
+                (Call, by_hand(args=[{"strategy": "json", "body": 1}], environment={"A": "1"})),
+                (Call, Call(called.add, (1,), outputs=["a"], path=["b"]).to_json()),
+                (CallResult, CallResult({1}, stdout="out").to_json()),
+                (CallResult, RAISED.to_json()),
+            ]
+        )
+    )
+    record = there_and_back(whole)
+    path = data.draw(st.sampled_from(list(places_in(record))))
+    if path:
+        *way, last = path
+        functools.reduce(lambda one, name: one[name], way, record)[last] = other
+    else:
+        record = other
+    try:
+        read = kind.from_json(record)
+    except CallRecordError:
+        return
+    assert isinstance(read, kind)
+    there_and_back(read.to_json())
+
+
 def by_hand(**fields):
     return {
         "format": "proxyexec.call",
@@ -217,6 +258,8 @@ def test_a_record_is_an_object(record):
         ({"return_value": None, "exception": {"type": "X"}}, "exception.message"),
         ({"ranks": [{"stdout": "a"}]}, "ranks[0].stderr"),
         ({"seconds": "1"}, "seconds"),
+        ({"seconds": float("inf")}, "seconds"),
+        ({"version": 10**100}, "version"),
     ],
 )
 def test_what_is_wrong_with_the_record_of_a_result_is_said(changes, field):
