@@ -222,7 +222,9 @@ def payload_in(fields: Fields, name: str, value: Any, *, code: bool = False) -> 
     filled = dict(value)
     if strategy is not None:
         filled.setdefault("version", strategy.version)
-        filled.setdefault("encoding", getattr(strategy, "body", "base64"))
+        encoding = getattr(strategy, "body", "base64")
+        if filled.setdefault("encoding", encoding) != encoding:
+            raise inner.error("encoding", f"{written!r} is written as {encoding!r}")
         if strategy.portable:
             filled.setdefault("python", PYTHON)
     for needed in known:

@@ -219,6 +219,11 @@ def test_a_record_written_by_hand():
         ({"function": {"strategy": "pickle", "body": []}}, "function.python", "it is missing"),
         ({"function": {"strategy": "mine", "body": []}}, "function.version", "unknown for"),
         ({"function": {"strategy": "reference", "body": 5}}, "function", ""),
+        (
+            {"function": {"strategy": "reference", "encoding": "base64", "body": []}},
+            "function.encoding",
+            "'reference' is written as 'text'",
+        ),
         ({"args": {}}, "args", "expected a list, not an object"),
         ({"args": [5]}, "args[0]", "expected an object, not an integer"),
         ({"kwargs": {"x": {}}}, "kwargs.x.strategy", "it is missing"),
