@@ -11,7 +11,7 @@ from concurrent.futures.process import _RemoteTraceback
 from typing import Any
 
 from proxyexec._call_fields import Fields
-from proxyexec._payloads import PYTHON, _reader_of
+from proxyexec._payloads import PYTHON, reader_of
 from proxyexec._strategies import find
 from proxyexec.errors import CallRecordError, ProxyExecError, RemoteError, name_of
 from proxyexec.serializers import Payload, Serializers, decode, encode
@@ -107,7 +107,7 @@ class CallPayloads:
         places = [*enumerate(self._args), *self._kwargs.items()]
         parts += [(one, f"argument {place!r} of {name}") for place, one in places]
         for payload, what in parts:  # before any of them is loaded
-            _reader_of(payload, allowed, what)
+            reader_of(payload, allowed, what)
         function, *values = [decode(payload, allowed=allowed, what=what) for payload, what in parts]
         if not callable(function):
             raise CallRecordError("the record", "function", f"{function!r:.80} cannot be called")

@@ -27,7 +27,7 @@ from proxyexec.errors import (
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["PYTHON", "Payload", "Serializers", "data_in", "decode", "encode"]
+__all__ = ["PYTHON", "Payload", "Serializers", "data_in", "decode", "encode", "reader_of"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def decode(
         MissingExtraError: its strategy needs a library that is not installed.
         DeserializationError: loading it raised.
     """
-    strategy = _reader_of(payload, allowed, what)
+    strategy = reader_of(payload, allowed, what)
     try:
         return strategy.loads(payload.frames)
     except (ProxyExecError, KeyboardInterrupt):
@@ -285,7 +285,7 @@ def _known(name: str) -> Strategy:
     return strategy
 
 
-def _reader_of(payload: Payload, allowed: str | Sequence[str] | None, what: str) -> Strategy:
+def reader_of(payload: Payload, allowed: str | Sequence[str] | None, what: str) -> Strategy:
     """Return the strategy that can load a payload, or refuse it."""
     name = payload.strategy
     if isinstance(allowed, str):  # in which other names may be
@@ -321,7 +321,7 @@ def _frames_in(encoding: Any, body: Any) -> Frames:
     if encoding == "json":
         text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return [text.encode()]
-    if encoding == "text":
+    if encoding == "text" and isinstance(body, str):
         return [body.encode()]
     if encoding == "base64" and isinstance(body, list):
         return [base64.b64decode(frame, validate=True) for frame in body]

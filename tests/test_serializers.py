@@ -499,7 +499,8 @@ def test_json_that_is_no_payload_is_refused(trap):
         del missing[fact]
         with pytest.raises(ForeignPayloadError):
             Payload.from_json(missing)
-    for wrong in (None, [], "text", 3):
+    by_name = encode(len, "reference", code=True).to_json()
+    for wrong in (None, [], "text", 3, {**by_name, "body": 3}, {**by_name, "body": None}):
         with pytest.raises(ForeignPayloadError):
             Payload.from_json(wrong)
 

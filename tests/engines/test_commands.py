@@ -15,6 +15,7 @@ from proxyexec.errors import CallDiedError, CallTimeoutError
 from proxyexec.testing import ExecutorConformance
 from tests import called
 from tests.chaos.census import eventually, family
+from tests.engines.short import lazy_in_short
 
 SOON = 120
 TWO = Requirements(ranks=2)
@@ -22,6 +23,7 @@ TWO = Requirements(ranks=2)
 
 class TestCommands(ExecutorConformance):
     cancels_running = True
+    lazy = lazy_in_short(False)
 
     @pytest.fixture(scope="class")
     @classmethod
