@@ -13,6 +13,7 @@
     ├── StoreClosedError          (ValueError)                       used after close()
     ├── ObjectMissingError        (LookupError)                      evicted, or never stored
     ├── IntegrityError            (ValueError)                       not what was stored
+    ├── TaskLostError             (RuntimeError)                     died with its executor
     └── NotAProxyError            (TypeError)                        a proxy was expected
 
 Each is also the standard type that a caller would already catch. What is wrong with a call's
@@ -36,7 +37,9 @@ from proxyexec_connectors.errors import (
     CorruptObjectError,
     ForeignProcessError,
     MissingExtraError,
+    NotDurableError,
     ProxyExecError,
+    SessionMissingError,
     UnknownSchemeError,
     UnsafeDirectoryError,
 )
@@ -53,12 +56,15 @@ __all__ = [
     "IntegrityError",
     "MissingExtraError",
     "NotAProxyError",
+    "NotDurableError",
     "ObjectMissingError",
     "PolicyError",
     "ProxyExecError",
     "SerializationError",
+    "SessionMissingError",
     "StoreClosedError",
     "StoreFullError",
+    "TaskLostError",
     "UnknownSchemeError",
     "UnsafeDirectoryError",
 ]
@@ -165,6 +171,17 @@ class IntegrityError(ProxyExecError, ValueError):
     def __init__(self, key: str, url: str, reason: str) -> None:
         self.key, self.url, self.reason = key, url, reason
         super().__init__(f"object {key!r} in {url} is not to be trusted: {reason}")
+
+
+class TaskLostError(ProxyExecError, RuntimeError):
+    """A task of a group has not ended, and nobody is running it; it was not to be run again."""
+
+    def __init__(self, task: str, name: str, group: str) -> None:
+        self.task, self.name, self.group = task, name, group
+        super().__init__(
+            f"task {task} of group {group!r}, a call of {name}, has no outcome, and whoever was to "
+            "run it is gone; reload_tasks() submits such tasks again"
+        )
 
 
 class NotAProxyError(ProxyExecError, TypeError):

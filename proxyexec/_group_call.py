@@ -1,0 +1,300 @@
+"""One call of a task group, seen from a client.
+
+Its future is settled by the first outcome that is written down, whoever wrote it: a worker that
+this client gave the call to, or one of another client. What the call's arguments refer to is held
+until then, and evicted only when there is an outcome: else somebody may yet make the call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from proxyexec_connectors._layout import split
+
+from proxyexec._context import Context, Inline, Stored
+from proxyexec._future import Deferred, TaskFuture, cancel, new_future
+from proxyexec._group_records import OutcomeRecord, check_python, outcome_key
+from proxyexec._group_task import error_of, references_of
+from proxyexec._proxy import make_proxy
+from proxyexec._waiting import announce, in_turn
+
+if TYPE_CHECKING:
+    from proxyexec_connectors.protocol import Frames
+
+    from proxyexec._group_store import GroupStore
+    from proxyexec._ownership import Lease
+    from proxyexec._tasks import Tasks
+
+__all__ = ["GroupCall"]
+
+
+class GroupCall:
+    """A call of a group; see :class:`proxyexec._future.Call` and :class:`proxyexec._tasks.Pending`.
+
+    Args:
+        key: the call's id.
+        name: of its function.
+        context: what client and workers have in common.
+        store: the group's.
+        tasks: the executor's.
+        cancelled: writes down that the call is cancelled, and returns the outcome that is there.
+    """
+
+    late: ClassVar[bool] = False
+    quota: ClassVar[None] = None
+
+    def __init__(
+        self,
+        key: str,
+        name: str,
+        context: Context,
+        store: GroupStore,
+        tasks: Tasks,
+        cancelled: Callable[[GroupCall], OutcomeRecord],
+    ) -> None:
+        self.key = key
+        self.name = name
+        self.tasks = tasks
+        self.process = os.getpid()
+        self.settled = False
+        """Whether an outcome is written down, as far as this client knows."""
+        self._context = context
+        self._store = store
+        self._cancelled = cancelled
+        self._held: list[Lease] = []
+        self._base: Any = None
+        # Guards what follows.
+        self._lock = threading.Lock()
+        self._over = False
+        self._launch: Callable[[], Any] | None = None
+        self._missing = 0
+        self._withdrawing = False
+        self._opened: tuple[Any, BaseException | None] | None = None
+        tasks.add(self)
+        self.future: TaskFuture[Any] | None = new_future(self, _Ticket(self))
+
+    def hold(self, leases: Sequence[Lease]) -> None:
+        """Keep what the call needs until it has ended."""
+        self._held.extend(leases)
+
+    # Giving it to the base executor, now or later.
+
+    def launch(self, launch: Callable[[], Any]) -> None:
+        """Give the call to the base executor; ``launch`` does so, and returns its future."""
+        try:
+            base = launch()
+        except BaseException as error:
+            self.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        self._base = base
+        self.tasks.launch(self)
+        base.add_done_callback(self._follow)
+
+    def launch_after(self, futures: Sequence[TaskFuture[Any]], launch: Callable[[], Any]) -> None:
+        """Give the call to the base executor once these futures are done."""
+        self._launch, self._missing = launch, len(futures)
+        announce(self)
+        for future in futures:
+            future.add_done_callback(lambda one: in_turn(partial(self._see, one)))
+
+    def watch(self) -> None:
+        """Leave the call to whoever runs it; somebody will say what it comes to."""
+        announce(self)
+
+    def _see(self, future: TaskFuture[Any]) -> None:
+        error = None if future.cancelled() else future._error()
+        if error is not None or future.cancelled():
+            if self._take_launch() is not None:
+                self._fail_as(future, error)
+            return
+        with self._lock:
+            self._missing -= 1
+            if self._missing:
+                return
+        launch = self._take_launch()
+        if launch is not None:
+            self.launch(launch)
+
+    def _fail_as(self, future: TaskFuture[Any], error: BaseException | None) -> None:
+        """End as a call that this one waits for has; what is not written down there is not here."""
+        call = future._call
+        if error is None and getattr(call, "settled", False):
+            self.settle(self._cancelled(self))
+        elif error is None:
+            self.let_go()
+        else:
+            self.fail(error)
+
+    def _take_launch(self) -> Callable[[], Any] | None:
+        with self._lock:
+            launch, self._launch = self._launch, None
+        return launch
+
+    def _follow(self, base: Any) -> None:
+        try:
+            if base.cancelled():
+                with self._lock:
+                    withdrawing = self._withdrawing
+                if not withdrawing:
+                    self.let_go()
+            elif (error := base.exception()) is not None:
+                self.fail(error)
+            else:
+                self.settle_with(split(base.result()))
+        finally:
+            self._base = None
+
+    # Its end.
+
+    def settle_with(self, frames: Frames) -> None:
+        """End with an outcome as it is written down."""
+        try:
+            key = outcome_key(self.key)
+            outcome = OutcomeRecord.read(frames, key, self._store.connector.url)
+        except Exception as error:  # noqa: BLE001 - reaches who has the future
+            self.fail(error)
+        else:
+            self.settle(outcome)
+
+    def settle(self, outcome: OutcomeRecord) -> None:
+        """End with an outcome that is written down."""
+        future = self._end(settled=True)
+        if future is None:
+            return
+        if outcome.state == "cancelled":
+            cancel(future)
+        elif outcome.state == "failed":
+            future.set_exception(error_of(self._context, outcome))
+        else:
+            future.set_result(outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """End without an outcome: whoever reloads the group may have the call made."""
+        future = self._end(settled=False)
+        if future is not None:
+            future.set_exception(error)
+
+    def let_go(self) -> None:
+        """Cancel the future, and write nothing down."""
+        future = self._end(settled=False)
+        if future is not None:
+            cancel(future)
+
+    cancel = let_go  # by an executor that is shut down, its futures cancelled
+
+    def go_on(self) -> None:
+        """Do nothing: it waits for results, not for room."""
+
+    def withdraw(self) -> bool:
+        """Cancel the call if it has not started; tell whether it is, and write that down."""
+        with self._lock:
+            if self._over:
+                return False
+            waits = self._launch is not None
+            base = self._base
+            if not waits and base is None:  # another client's worker runs it
+                return False
+            self._launch = None
+            self._withdrawing = True
+        if not waits and not base.cancel():
+            with self._lock:
+                self._withdrawing = False
+            return False
+        outcome = self._cancelled(self)
+        if outcome.state == "cancelled":
+            self.settle(outcome)
+            return True
+        self.settle(outcome)  # somebody was quicker
+        return False
+
+    def is_running(self) -> bool:
+        """Tell whether the call is being made, as far as one can tell."""
+        with self._lock:
+            if self._over or self._launch is not None:
+                return False
+            base = self._base
+        return base is None or bool(base.running())
+
+    def _end(self, *, settled: bool) -> TaskFuture[Any] | None:
+        """Return the future to whoever is first to end the call."""
+        with self._lock:
+            if self._over:
+                return None
+            self._over, self.settled = True, settled
+            self._launch = None
+            future, self.future = self.future, None
+        self.tasks.launch(self)
+        if future is not None:
+            future._base = None
+        return future
+
+    # For the future; see proxyexec._future.Call.
+
+    def open(self, outcome: Any) -> Any:
+        """Return the result that an outcome stands for, the same one each time, or raise."""
+        if type(outcome) is not OutcomeRecord:
+            return outcome
+        opened = self._opened
+        if opened is None:
+            try:
+                opened = self._open(outcome), None
+            except BaseException as error:  # noqa: BLE001 - raised below, each time
+                opened = None, error
+            with self._lock:  # the future's callback and its readers may all be here
+                opened = self._opened = self._opened or opened
+        value, failure = opened
+        del opened
+        if failure is not None:
+            raise failure
+        return value
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Let go of the inputs; they are evicted if nobody will make the call again."""
+        held, self._held = self._held, []
+        if held:
+            if not self.settled:
+                for lease in held:
+                    self._store.spare(lease.key)
+            self._store.start_evicting()
+        del held
+        self.tasks.discard(self)
+
+    def _open(self, outcome: OutcomeRecord) -> Any:
+        context, what = self._context, f"the result of {self.name}"
+        check_python(outcome, what)
+        travels = context.serializer.loads(outcome.body)
+        # Results belong to the group; the leases keep the store open, and no more.
+        leases = [self._leased(one.key) for one in references_of(travels) if self._is_here(one)]
+        if type(travels) is not Stored:
+            return context.unpack(travels, what) if type(travels) is Inline else travels
+        lease = leases[0] if leases else None
+        if context.lazy:
+            return make_proxy(travels.reference, lease)
+        return Deferred(self._store, travels.reference, lease, what)
+
+    def _is_here(self, reference: Any) -> bool:
+        return bool(reference.address == self._store.address)
+
+    def _leased(self, key: str) -> Lease:
+        lease = self._store.take(key)
+        self._store.spare(key)
+        return lease
+
+
+class _Ticket:
+    """What a future asks in place of the base executor's."""
+
+    def __init__(self, call: GroupCall) -> None:
+        self._call = call
+
+    def cancel(self) -> bool:
+        return self._call.withdraw()
+
+    def running(self) -> bool:
+        return self._call.is_running()
