@@ -144,16 +144,6 @@ class StoreExecutor(Executor):
             if group is not None:
                 group.leave(close=close_store)
 
-    def _set_up_group(self, store: GroupStore) -> None:
-        from proxyexec._group_calls import GroupCalls  # noqa: PLC0415 - most have none
-
-        # What is written down is for other processes, whoever writes it.
-        self._context = self._context._replace(client=_NOBODY)
-        self._blob = blob_of(self._context)
-        self._group = GroupCalls(
-            store, self._context, self._blob, self._tasks, self._submit_to_base
-        )
-
     def _set_up(
         self,
         base: Base,
@@ -207,6 +197,16 @@ class StoreExecutor(Executor):
             cancels_before_start=base.like_pools or not base.crosses,
         )
         weakref.finalize(self, self._tasks.no_more).atexit = False
+
+    def _set_up_group(self, store: GroupStore) -> None:
+        from proxyexec._group_calls import GroupCalls  # noqa: PLC0415 - most have none
+
+        # What is written down is for other processes, whoever writes it.
+        self._context = self._context._replace(client=_NOBODY)
+        self._blob = blob_of(self._context)
+        self._group = GroupCalls(
+            store, self._context, self._blob, self._tasks, self._submit_to_base
+        )
 
     @property
     def store(self) -> Store:
@@ -362,7 +362,7 @@ class StoreExecutor(Executor):
         Raises:
             ValueError: there is no group.
         """
-        return self._in_group("task_count_submitted").store.count
+        return self._in_group("task_count_submitted").store.calls
 
     def reload_tasks(self, *, resubmit: bool = True) -> list[TaskFuture[Any]]:
         """Return the futures of all calls of the task group, in the order of their submission.

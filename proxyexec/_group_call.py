@@ -101,11 +101,14 @@ class GroupCall:
         self._launch, self._missing = launch, len(futures)
         announce(self)
         for future in futures:
-            future.add_done_callback(lambda one: in_turn(partial(self._see, one)))
+            future.add_done_callback(self._when_done)
 
     def watch(self) -> None:
         """Leave the call to whoever runs it; somebody will say what it comes to."""
         announce(self)
+
+    def _when_done(self, future: Any) -> None:
+        in_turn(partial(self._see, future))
 
     def _see(self, future: TaskFuture[Any]) -> None:
         error = None if future.cancelled() else future._error()

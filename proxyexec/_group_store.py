@@ -39,7 +39,7 @@ class GroupStore(Store):
     group: str
     client: str | None = None
     """What this client is called in the group; ``None`` for workers."""
-    count: int = 0
+    calls: int = 0
     """How many calls are written down, as far as this client knows."""
     _claim: Claim | None = None
 
@@ -62,7 +62,7 @@ class GroupStore(Store):
         """Take note of the calls that are written down."""
         numbers = [number_of(id_of(key)) for key in call_keys]
         with self._tasks_lock:
-            self.count = max(self.count, len(numbers))
+            self.calls = max(self.calls, len(numbers))
             self._number = max(self._number, max(numbers, default=0))
 
     def new_task(self) -> str:
@@ -75,7 +75,7 @@ class GroupStore(Store):
     def add(self, calls: int) -> None:
         """Count calls that have been written down."""
         with self._tasks_lock:
-            self.count += calls
+            self.calls += calls
 
     def new_key(self) -> str:
         key = super().new_key()

@@ -62,6 +62,10 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
+_UNLIST = """
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end
+"""
+
 _RELEASE = """
 if redis.call('GET', KEYS[2]) == ARGV[1] then
   redis.call('UNLINK', KEYS[2])
@@ -97,6 +101,9 @@ def sessions(link: Link) -> list[DurableSession]:
         known = about(link, durable_names(session), session.removeprefix(_PREFIX))
         if known is not None:
             found.append(known)
+        else:  # it has vanished
+            names = durable_names(session)
+            link.run([("EVAL", _UNLIST, 2, names.alive, DURABLE, names.session)])
     return found
 
 
@@ -257,7 +264,8 @@ class Durable:
     @property
     def claim_interval(self) -> float:
         """How many seconds may pass between two beats of a claim."""
-        return self._claim_ttl / 5000
+        # It is with the claims that the session is touched.
+        return min(self._claim_ttl / 5000, self._ttl / 3000)
 
 
 class RedisClaim:
