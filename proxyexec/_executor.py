@@ -204,9 +204,9 @@ class StoreExecutor(Executor):
         # What is written down is for other processes, whoever writes it.
         self._context = self._context._replace(client=_NOBODY)
         self._blob = blob_of(self._context)
-        self._group = GroupCalls(
-            store, self._context, self._blob, self._tasks, self._submit_to_base
-        )
+        # Not a method of ours: executors that are dropped go at once.
+        submit = self._base.submit
+        self._group = GroupCalls(store, self._context, self._blob, self._tasks, submit)
 
     @property
     def store(self) -> Store:
@@ -250,7 +250,7 @@ class StoreExecutor(Executor):
             options = {name: kwargs.pop(name) for name in self._options.intersection(kwargs)}
             return self._with_options(options)._submit_with_options(fn, args, kwargs)
         if self._group is not None:
-            return self._group.submit(self._submit_to_base, fn, args, kwargs)
+            return self._group.submit(self._base.submit, fn, args, kwargs)
         function: Any = fn
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
@@ -400,7 +400,7 @@ class StoreExecutor(Executor):
             ObjectMissingError: there is no such function in it.
         """
         group = self._in_group("submit_registered()")
-        return group.submit(self._submit_to_base, None, args, kwargs, registered=function_id)
+        return group.submit(self._base.submit, None, args, kwargs, registered=function_id)
 
     def batch(self) -> contextlib.AbstractContextManager[None]:
         """Return a context manager: calls that are submitted within are sent when it ends.

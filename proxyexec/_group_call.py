@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec_connectors._layout import split
 
-from proxyexec._context import Context, Inline, Stored
+from proxyexec._context import Inline, Stored
 from proxyexec._future import Deferred, TaskFuture, cancel, new_future
 from proxyexec._group_records import OutcomeRecord, check_python, outcome_key
 from proxyexec._group_task import error_of, references_of
@@ -25,9 +25,8 @@ from proxyexec._waiting import announce, in_turn
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-    from proxyexec._group_store import GroupStore
+    from proxyexec._group_calls import GroupCalls
     from proxyexec._ownership import Lease
-    from proxyexec._tasks import Tasks
 
 __all__ = ["GroupCall"]
 
@@ -38,33 +37,22 @@ class GroupCall:
     Args:
         key: the call's id.
         name: of its function.
-        context: what client and workers have in common.
-        store: the group's.
-        tasks: the executor's.
-        cancelled: writes down that the call is cancelled, and returns the outcome that is there.
+        group: the executor's calls, of which it is one.
     """
 
     late: ClassVar[bool] = False
     quota: ClassVar[None] = None
 
-    def __init__(
-        self,
-        key: str,
-        name: str,
-        context: Context,
-        store: GroupStore,
-        tasks: Tasks,
-        cancelled: Callable[[GroupCall], OutcomeRecord],
-    ) -> None:
+    def __init__(self, key: str, name: str, group: GroupCalls) -> None:
         self.key = key
         self.name = name
-        self.tasks = tasks
+        self.tasks = group.tasks
         self.process = os.getpid()
         self.settled = False
         """Whether an outcome is written down, as far as this client knows."""
-        self._context = context
-        self._store = store
-        self._cancelled = cancelled
+        self._context = group.context
+        self._store = group.store
+        self._group = group
         self._held: list[Lease] = []
         self._base: Any = None
         # Guards what follows.
@@ -74,7 +62,7 @@ class GroupCall:
         self._missing = 0
         self._withdrawing = False
         self._opened: tuple[Any, BaseException | None] | None = None
-        tasks.add(self)
+        self.tasks.add(self)
         self.future: TaskFuture[Any] | None = new_future(self, _Ticket(self))
 
     def hold(self, leases: Sequence[Lease]) -> None:
@@ -104,8 +92,12 @@ class GroupCall:
             future.add_done_callback(self._when_done)
 
     def watch(self) -> None:
-        """Leave the call to whoever runs it; somebody will say what it comes to."""
+        """Leave the call to whoever runs it; the watcher will say what it comes to."""
         announce(self)
+
+    def lose(self) -> None:
+        """Go on without whoever has run the call: he has died."""
+        self._group.lose(self)
 
     def _when_done(self, future: Any) -> None:
         in_turn(partial(self._see, future))
@@ -128,7 +120,7 @@ class GroupCall:
         """End as a call that this one waits for has; what is not written down there is not here."""
         call = future._call
         if error is None and getattr(call, "settled", False):
-            self.settle(self._cancelled(self))
+            self.settle(self._group.write_cancelled(self))
         elif error is None:
             self.let_go()
         else:
@@ -209,7 +201,7 @@ class GroupCall:
             with self._lock:
                 self._withdrawing = False
             return False
-        outcome = self._cancelled(self)
+        outcome = self._group.write_cancelled(self)
         if outcome.state == "cancelled":
             self.settle(outcome)
             return True

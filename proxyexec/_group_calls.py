@@ -63,7 +63,7 @@ class GroupCalls:
         self.tasks = tasks
         self._blob = blob
         self._submit_to_base = submit
-        self._watcher = Watcher(store.session, self._resubmit)
+        self._watcher = Watcher(store.session)
         self._resubmits: set[str] = set()
         # Futures that somebody has, by the ids of their calls.
         self._futures: WeakValueDictionary[str, TaskFuture[Any]] = WeakValueDictionary()
@@ -204,8 +204,7 @@ class GroupCalls:
 
     def new_call(self, key: str, name: str) -> GroupCall:
         """Return a call of the group, as this client sees it."""
-        store = self.store
-        call = GroupCall(key, name, self.context, store, self.tasks, self._write_cancelled)
+        call = GroupCall(key, name, self)
         assert call.future is not None  # noqa: S101 - nobody else has it yet
         self._futures[key] = call.future
         return call
@@ -230,17 +229,15 @@ class GroupCalls:
         return self._submit_to_base(self._task(call))
 
     def lose(self, call: GroupCall) -> None:
-        """End a call whose executor has died."""
-        call.fail(TaskLostError(call.key, call.name, self.store.group))
-
-    def _resubmit(self, call: GroupCall) -> None:
+        """Submit a call again that nobody runs, if that is wanted; end it if not."""
         if call.key in self._resubmits:
             self._resubmits.discard(call.key)
             call.launch(lambda: self.start(call))
         else:
-            self.lose(call)
+            call.fail(TaskLostError(call.key, call.name, self.store.group))
 
-    def _write_cancelled(self, call: GroupCall) -> OutcomeRecord:
+    def write_cancelled(self, call: GroupCall) -> OutcomeRecord:
+        """Write down that a call is cancelled; return the outcome that is there."""
         session = self.store.session
         outcome = OutcomeRecord("cancelled", call.name)
         return OutcomeRecord.read(

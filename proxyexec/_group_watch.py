@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxyexec._group_records import CANCELLED, OutcomeRecord, outcome_key, task_claim
@@ -21,16 +20,14 @@ _SOON, _LATER = 0.02, 1.0
 
 
 class Watcher:
-    """Ends calls when their outcomes are there, and gives back those whose workers have died.
+    """Ends calls when their outcomes are there, and goes on without workers that have died.
 
     Args:
         session: of the group.
-        lost: is given each of the latter.
     """
 
-    def __init__(self, session: DurableConnector, lost: Callable[[GroupCall], None]) -> None:
+    def __init__(self, session: DurableConnector) -> None:
         self._session = session
-        self._lost = lost
         self._calls: dict[str, list[GroupCall]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -87,7 +84,7 @@ class Watcher:
                 elif found[0] is not None:
                     call.settle(OutcomeRecord("cancelled", call.name))
                 else:
-                    self._lost(call)
+                    call.lose()
         return news
 
 

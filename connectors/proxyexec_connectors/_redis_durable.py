@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -278,20 +279,23 @@ class RedisClaim:
         self._durable = durable
         self._process = os.getpid()
         self._held = True
+        self._lock = threading.Lock()
         _beats.hold(self)
 
     def beat(self) -> None:
-        if self._held:
-            self._durable.renew(self)
-            if not self._held:  # released meanwhile: it must not come back
-                self._durable.release(self)
+        with self._lock:
+            if self._held:
+                self._durable.renew(self)
 
     def release(self) -> None:
         if not self._held or self._process != os.getpid():
             return
-        self._held = False
-        _beats.let_go(self)
-        self._durable.release(self)
+        with self._lock:  # a beat that is under way would take it again
+            if not self._held:
+                return
+            self._held = False
+            _beats.let_go(self)
+            self._durable.release(self)
 
 
 def _facts(said: Any) -> dict[str, float] | None:

@@ -197,14 +197,16 @@ class FileConnector:
     ) -> FileConnector:
         root = _durable_root(url)
         check_max_age(max_age)
-        connector = _attach(cls, _file_durable.directory_name(check_name(name)), [root])
+        public = f"file://{quote(root)}"
         try:
-            _file_durable.make(root, name, max_age, create=create, url=connector.url)
+            _file_durable.make(root, check_name(name), max_age, create=create, url=public)
+            # Not before: what file system it is in decides how objects are written.
+            connector = _attach(cls, _file_durable.directory_name(name), [root])
             connector._segments[0].make()
         except OSError as error:
             if isinstance(error, ConnectorError):
                 raise
-            raise ConnectorUnavailableError(connector.url, str(error)) from error
+            raise ConnectorUnavailableError(public, str(error)) from error
         return connector
 
     @classmethod
