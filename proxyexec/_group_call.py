@@ -41,7 +41,6 @@ class GroupCall:
     """
 
     late: ClassVar[bool] = False
-    quota: ClassVar[None] = None
 
     def __init__(self, key: str, name: str, group: GroupCalls) -> None:
         self.key = key
@@ -230,6 +229,11 @@ class GroupCall:
         return future
 
     # For the future; see proxyexec._future.Call.
+
+    @property
+    def quota(self) -> None:
+        """A group has none."""
+        return None
 
     def open(self, outcome: Any) -> Any:
         """Return the result that an outcome stands for, the same one each time, or raise."""

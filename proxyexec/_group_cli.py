@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-_STORE = "URL of the place: file:///a/directory, redis://host:6379/0, ..."
+_STORE = (
+    "URL of the place: file:///a/directory, redis://host:6379/0, ...; or env:NAME, to take it from "
+    "the environment, as everybody can see the arguments of commands"
+)
 
 
 def add_to(subparsers: Any) -> None:
@@ -102,8 +106,17 @@ def _command(
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help=_STORE)
+    parser.add_argument("store", metavar="STORE", type=_url, help=_STORE)
     parser.add_argument("--json", action="store_true", help="write JSON, for programs")
+
+
+def _url(text: str) -> str:
+    if not text.startswith("env:"):
+        return text
+    name = text.removeprefix("env:")
+    if name not in os.environ:
+        raise argparse.ArgumentTypeError(f"there is no environment variable {name!r}")
+    return os.environ[name]
 
 
 def _reporting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:

@@ -143,7 +143,8 @@ def _session(place: Any, name: str, max_age: float | None) -> DurableConnector:
         )
     if not callable(getattr(place, "durable", None)):
         raise NotDurableError("memory" if place is None else without_password(place.url))
-    session: DurableConnector = place.durable(name, max_age=max_age)
+    connector: Any = place
+    session: DurableConnector = connector.durable(name, max_age=max_age)
     return session
 
 

@@ -117,8 +117,8 @@ def test_collecting(run, url, tmp_path):
         assert out.splitlines()[1].split()[0] == "old"
         assert out.splitlines()[-1].startswith("removed 1 group, ")
         assert json.loads(run("store", "gc", url, "--json")[1]) == []
-    assert [one.name for one in list_groups(url)] == ["open", "young"]
-    assert collect_groups(url) == []
+        assert collect_groups(url) == []
+        assert [one.name for one in list_groups(url)] == ["open", "young"]
 
 
 @pytest.mark.parametrize("store", ["memory://", "file://", "nonsense://x", "redis://:se cret@h:x"])
@@ -147,6 +147,15 @@ def test_usage(run, url):
         assert "example:\n  proxyexec " in out
 
 
+def test_a_place_from_the_environment(run, url, monkeypatch):
+    monkeypatch.setenv("PLACE", url)
+    fill(url)
+    assert run("group", "list", "env:PLACE") == run("group", "list", url)
+    status, _, err = run("group", "list", "env:MISSING")
+    assert status == 2
+    assert "there is no environment variable 'MISSING'" in err
+
+
 def test_passwords_are_never_told(run):
     pytest.importorskip("redis")
     from tests.redis_server import redis_server
@@ -169,5 +178,6 @@ def test_passwords_are_never_told(run):
             _, out, err = run(*command)
             assert "secret" not in out + err
             assert out or err
-        assert "secret" not in repr(Group(server.url, "survey"))
+        with Group(server.url, "survey") as group:
+            assert "secret" not in repr(group)
         assert run("group", "delete", server.url, "survey")[0] == 0
