@@ -54,6 +54,7 @@ def tests_long(session: nox.Session) -> None:
     modules = session.posargs or [
         "tests/test_differential.py",
         "tests/test_fuzz.py",
+        "tests/test_groups_killed.py",
         "tests/test_machine.py",
     ]
     session.run("pytest", *modules, env={"PROXYEXEC_LONG": "1"})

@@ -33,7 +33,7 @@ class Batch:
         self._store = store
         self._thread = threading.get_ident()
         self._items: dict[str, Frames] = {}
-        self._calls: list[tuple[GroupCall, Callable[[], None]]] = []
+        self._calls: list[tuple[GroupCall, str, Callable[[], None]]] = []
         self._stored: dict[bytes, Reference] = {}
 
     @property
@@ -63,10 +63,11 @@ class Batch:
     def add(self, call: GroupCall, key: str, frames: Sequence[Any], go: Callable[[], None]) -> None:
         """Write a call down when the batch is sent, and submit it then."""
         self._items[key] = [bytes(frame) for frame in frames]
-        self._calls.append((call, go))
+        self._calls.append((call, key, go))
 
     def send(self) -> None:
         """Write everything down, then submit the calls."""
+        calls = [one for one in self._calls if not self._is_withdrawn(*one[:2])]
         try:
             # What calls refer to comes first.
             self._store.connector.put_many(self._items)
@@ -74,11 +75,17 @@ class Batch:
             self.fail(error)
             raise
         self._items = {}
-        for _, go in self._calls:
+        for _, _, go in calls:
             go()
 
     def fail(self, error: BaseException) -> None:
         """Submit nothing: the calls end with an error."""
         self._items = {}
-        for call, _ in self._calls:
+        for call, _, _ in self._calls:
             call.fail(error)
+
+    def _is_withdrawn(self, call: GroupCall, key: str) -> bool:
+        """Tell whether a call was cancelled before it was written down; then it never is."""
+        if call.future is None:
+            self._items.pop(key)
+        return call.future is None

@@ -21,6 +21,7 @@ from proxyexec._group_records import OutcomeRecord, check_python, outcome_key
 from proxyexec._group_task import error_of, references_of
 from proxyexec._proxy import make_proxy
 from proxyexec._waiting import announce, in_turn
+from proxyexec.errors import ProxyExecError
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
@@ -49,6 +50,8 @@ class GroupCall:
         self.process = os.getpid()
         self.settled = False
         """Whether an outcome is written down, as far as this client knows."""
+        self.written = True
+        """Whether the call is written down, once it waits for others, or is given to a worker."""
         self._context = group.context
         self._store = group.store
         self._group = group
@@ -57,6 +60,7 @@ class GroupCall:
         # Guards what follows.
         self._lock = threading.Lock()
         self._over = False
+        self._state = _NEW
         self._launch: Callable[[], Any] | None = None
         self._missing = 0
         self._withdrawing = False
@@ -72,6 +76,10 @@ class GroupCall:
 
     def launch(self, launch: Callable[[], Any]) -> None:
         """Give the call to the base executor; ``launch`` does so, and returns its future."""
+        with self._lock:
+            if self._over:
+                return
+            self._state = _GIVEN
         try:
             base = launch()
         except BaseException as error:
@@ -85,13 +93,17 @@ class GroupCall:
 
     def launch_after(self, futures: Sequence[TaskFuture[Any]], launch: Callable[[], Any]) -> None:
         """Give the call to the base executor once these futures are done."""
-        self._launch, self._missing = launch, len(futures)
+        with self._lock:
+            if self._over:
+                return
+            self._state, self._launch, self._missing = _WAITING, launch, len(futures)
         announce(self)
         for future in futures:
             future.add_done_callback(self._when_done)
 
     def watch(self) -> None:
         """Leave the call to whoever runs it; the watcher will say what it comes to."""
+        self._state = _WATCHED
         announce(self)
 
     def lose(self) -> None:
@@ -117,13 +129,16 @@ class GroupCall:
 
     def _fail_as(self, future: TaskFuture[Any], error: BaseException | None) -> None:
         """End as a call that this one waits for has; what is not written down there is not here."""
-        call = future._call
-        if error is None and getattr(call, "settled", False):
-            self.settle(self._group.write_cancelled(self))
-        elif error is None:
-            self.let_go()
-        else:
-            self.fail(error)
+        other: Any = future._call
+        try:
+            if self.written and getattr(other, "settled", False):
+                self.settle(self._group.write_as(self, other.key))
+            elif error is None:
+                self.let_go()
+            else:
+                self.fail(error)
+        except ProxyExecError as failure:
+            self.fail(failure)
 
     def _take_launch(self) -> Callable[[], Any] | None:
         with self._lock:
@@ -188,32 +203,35 @@ class GroupCall:
     def withdraw(self) -> bool:
         """Cancel the call if it has not started; tell whether it is, and write that down."""
         with self._lock:
-            if self._over:
+            if self._over or self._state == _WATCHED:
                 return False
-            waits = self._launch is not None
-            base = self._base
-            if not waits and base is None:  # another client's worker runs it
+            is_unknown, base = self._state == _NEW or not self.written, self._base
+            if self._state == _GIVEN and base is None:  # this moment
                 return False
             self._launch = None
             self._withdrawing = True
-        if not waits and not base.cancel():
+        if is_unknown:  # nothing is written down yet
+            self.let_go()
+            return True
+        if base is not None and not base.cancel():
             with self._lock:
                 self._withdrawing = False
             return False
-        outcome = self._group.write_cancelled(self)
-        if outcome.state == "cancelled":
-            self.settle(outcome)
-            return True
-        self.settle(outcome)  # somebody was quicker
-        return False
+        try:
+            outcome = self._group.write_cancelled(self)
+        except ProxyExecError as error:
+            self.fail(error)
+            return False
+        self.settle(outcome)
+        return outcome.state == "cancelled"  # or somebody was quicker
 
     def is_running(self) -> bool:
         """Tell whether the call is being made, as far as one can tell."""
         with self._lock:
-            if self._over or self._launch is not None:
+            if self._over or self._state in (_NEW, _WAITING):
                 return False
             base = self._base
-        return base is None or bool(base.running())
+        return self._state == _WATCHED or bool(base is not None and base.running())
 
     def _end(self, *, settled: bool) -> TaskFuture[Any] | None:
         """Return the future to whoever is first to end the call."""
@@ -284,6 +302,10 @@ class GroupCall:
         lease = self._store.take(key)
         self._store.spare(key)
         return lease
+
+
+# What has become of a call so far.
+_NEW, _WAITING, _GIVEN, _WATCHED = "new", "waiting", "given", "watched"
 
 
 class _Ticket:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -136,9 +137,11 @@ class GroupCalls:
             record, leases = self._packed(call.name, function, there, named, registered)
             call.hold(leases)
             self.store.connector.put(call_key(call.key), record.frames())
+            call.written = True
             self.store.add(1)
             return submit(self._task(call))
 
+        call.written = False
         call.launch_after([*foreign, *mine], launch)
 
     def _write(
@@ -240,6 +243,19 @@ class GroupCalls:
         """Write down that a call is cancelled; return the outcome that is there."""
         session = self.store.session
         outcome = OutcomeRecord("cancelled", call.name)
+        return OutcomeRecord.read(
+            written(session, call.key, outcome), outcome_key(call.key), session.url
+        )
+
+    def write_as(self, call: GroupCall, other: str) -> OutcomeRecord:
+        """Write down that a call has ended as another one; return the outcome that is there."""
+        session, key = self.store.session, outcome_key(other)
+        found = session.get(key)
+        if found is None:
+            raise ObjectMissingError(key, session.url)
+        outcome = replace(
+            OutcomeRecord.read(found, key, session.url), name=call.name, attempt="", keeps=[]
+        )
         return OutcomeRecord.read(
             written(session, call.key, outcome), outcome_key(call.key), session.url
         )

@@ -32,7 +32,7 @@ from proxyexec_connectors.errors import CorruptObjectError
 from proxyexec.errors import ArrivalError
 
 if TYPE_CHECKING:
-    from proxyexec_connectors.protocol import Frames
+    from proxyexec_connectors.protocol import Connector, Frames
 
 __all__ = [
     "CALL",
@@ -54,6 +54,7 @@ __all__ = [
     "id_of",
     "number_of",
     "outcome_key",
+    "read_many",
     "result_key",
     "task_claim",
     "task_id",
@@ -66,6 +67,9 @@ PYTHON = "{}.{}".format(*sys.version_info)
 """Pickles are read by the version of Python that wrote them."""
 
 _VERSION = 1
+
+# So many records are read in one go.
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,21 @@ def check_python(record: CallRecord | OutcomeRecord | FunctionRecord, what: str)
         raise ArrivalError(what, reason)
 
 
+def read_many(session: Connector, keys: Sequence[str]) -> list[Frames | None]:
+    """Return what is stored under each key; nothing for what is there and damaged.
+
+    A machine that fails may leave files that are cut short: nothing is synced to the medium.
+    """
+    found: list[Frames | None] = []
+    for start in range(0, len(keys), _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        try:
+            found += session.get_many(some)
+        except CorruptObjectError:
+            found += [_read_one(session, key) for key in some]
+    return found
+
+
 def task_id(number: int, client: str) -> str:
     """Return the id of a client's call."""
     return f"{number:08d}-{client}"
@@ -218,6 +237,13 @@ def task_claim(task: str) -> str:
 def client_claim(client: str) -> str:
     """The claim of a client that has the group open."""
     return f"client.{client}"
+
+
+def _read_one(session: Connector, key: str) -> Frames | None:
+    try:
+        return session.get(key)
+    except CorruptObjectError:
+        return None
 
 
 def _frames(kind: str, record: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxyexec._group_records import (
@@ -19,6 +18,7 @@ from proxyexec._group_records import (
     client_of_input,
     id_of,
     outcome_key,
+    read_many,
     task_claim,
 )
 
@@ -62,7 +62,7 @@ class Reload:
         self._running = {
             task for task, is_claimed in zip(open_ones, claimed, strict=True) if is_claimed
         }
-        self._outcomes = self._read_outcomes()
+        self._outcomes = self._read_outcomes(there)
         self._records = self._read_records()
 
     def futures(self) -> list[TaskFuture[Any]]:
@@ -88,9 +88,9 @@ class Reload:
         elif task in self._running:
             self._hold(call, record)
             calls.watch(call, resubmit=self._resubmit)
-        elif self._resubmit and record is not None:
+        elif self._resubmit and record is not None and found.keys() >= set(record.after):
             self._hold(call, record)
-            waits = [found[other] for other in record.after if other in found]
+            waits = [found[other] for other in record.after]
             if waits:
                 call.launch_after(waits, lambda: calls.start(call))
             else:
@@ -107,27 +107,26 @@ class Reload:
             if client in self._dead or client == store.client:
                 call.hold([store.take(key)])
 
-    def _read_outcomes(self) -> dict[str, OutcomeRecord]:
+    def _read_outcomes(self, there: set[str]) -> dict[str, OutcomeRecord]:
         keys = [outcome_key(task) for task in self._tasks]
-        return {
+        found = read_many(self._session, keys)
+        read = {
             id_of(key): OutcomeRecord.read(frames, key, self._session.url)
-            for key, frames in zip(keys, self._many(keys), strict=True)
+            for key, frames in zip(keys, found, strict=True)
             if frames is not None
         }
+        damaged = [outcome_key(task) for task in there.difference(read)]
+        if damaged:  # another one can be written in their place
+            self._session.evict(damaged)
+        return read
 
     def _read_records(self) -> dict[str, CallRecord]:
         keys = [call_key(task) for task in self._tasks if task not in self._outcomes]
         return {
             id_of(key): CallRecord.read(frames, key, self._session.url)
-            for key, frames in zip(keys, self._many(keys), strict=True)
+            for key, frames in zip(keys, read_many(self._session, keys), strict=True)
             if frames is not None
         }
-
-    def _many(self, keys: Sequence[str]) -> list[Any]:
-        found: list[Any] = []
-        for start in range(0, len(keys), _AT_ONCE):
-            found += self._session.get_many(keys[start : start + _AT_ONCE])
-        return found
 
     def _clean_up(self) -> None:
         """Remove what nobody needs, and nobody else will remove."""
@@ -147,7 +146,3 @@ class Reload:
                     unneeded.append(key)
         if unneeded:
             self._session.evict(unneeded)
-
-
-# So many records are read in one go.
-_AT_ONCE = 1000

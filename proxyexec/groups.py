@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxyexec_connectors import durable
@@ -22,6 +21,7 @@ from proxyexec._group_records import (
     call_key,
     id_of,
     outcome_key,
+    read_many,
     task_claim,
 )
 from proxyexec._group_task import written
@@ -36,9 +36,6 @@ __all__ = ["STATES", "Group", "GroupTaskInfo", "collect_groups", "list_groups"]
 
 STATES = ("submitted", "running", "done", "failed", "cancelled")
 """What a task can be, in the order in which it may be so."""
-
-# So many records are read in one go.
-_AT_ONCE = 1000
 
 
 class GroupTaskInfo(NamedTuple):
@@ -128,8 +125,8 @@ class Group:
         tasks = [id_of(key) for key in session.keys(CALL)]
         # Claims first: whoever lets go of one has written the outcome by then.
         claimed = session.claimed([task_claim(task) for task in tasks])
-        outcomes = self._many([outcome_key(task) for task in tasks])
-        records = self._many([call_key(task) for task in tasks])
+        outcomes = read_many(session, [outcome_key(task) for task in tasks])
+        records = read_many(session, [call_key(task) for task in tasks])
         is_cancelled = session.exists(CANCELLED)
         return [
             self._told(task, record, outcome, is_claimed=one, is_cancelled=is_cancelled)
@@ -159,12 +156,6 @@ class Group:
         """Remove the group with all its data. What its tasks that run come to is lost."""
         self._session.close()
         durable.remove_session(self._url, self.id)
-
-    def _many(self, keys: Sequence[str]) -> list[Any]:
-        found: list[Any] = []
-        for start in range(0, len(keys), _AT_ONCE):
-            found += self._session.get_many(keys[start : start + _AT_ONCE])
-        return found
 
     def _told(
         self, task: str, found: Any, ended: Any, *, is_claimed: bool, is_cancelled: bool

@@ -594,6 +594,8 @@ def test_chained_calls_come_back(url):
         assert futures[2].result() == 4 * len(BIG)
         for one in futures[3:]:
             assert one.exception().args == ("first",)
+    with Group(url, "g") as group:
+        assert [one.state for one in group.tasks()] == ["done"] * 3 + ["failed"] * 2
 
 
 def test_chained_calls(url):
@@ -634,6 +636,21 @@ def test_futures_of_other_executors(url):
         assert future.result(60) == (len(BIG), 1)
         assert executor.task_count_submitted == 2
     assert reloaded(url)[1].result() == (len(BIG), 1)
+
+
+def test_a_call_that_is_cancelled_before_it_can_be_written_down(url):
+    with (
+        StoreExecutor(ThreadPoolExecutor(1)) as other,
+        grouped(ThreadPoolExecutor(1), url) as executor,
+    ):
+        go = threading.Event()
+        future = executor.submit(same, other.submit(go.wait, 60))
+        chained = executor.submit(same, future)
+        assert not future.running()
+        assert future.cancel()
+        assert chained.cancelled()
+        go.set()
+    assert keys(url, "outcome.") == []
 
 
 def test_map(url):
@@ -723,6 +740,17 @@ def test_a_batch_that_fails(url):
         assert executor.task_count_submitted == 0
         assert executor.reload_tasks() == []
         assert executor.submit(length, BIG).result() == len(BIG)
+
+
+def test_a_call_that_is_cancelled_within_a_batch(url):
+    with grouped(ThreadPoolExecutor(2), url) as executor:
+        with executor.batch():
+            one, two = executor.submit(length, BIG), executor.submit(doubled, BIG)
+            assert not one.running()
+            assert one.cancel()
+        assert one.cancelled()
+        assert len(two.result()) == 2 * len(BIG)
+        assert executor.reload_tasks() == [two]
 
 
 # --- cancelling --------------------------------------------------------------------------
@@ -835,6 +863,29 @@ def test_reloading_removes_what_dead_clients_and_workers_left(url):
         claim.release()
         reloaded(url)
         assert keys(url, "input.") == []
+
+
+def test_records_that_a_power_failure_cut_short(tmp_path, runs):
+    url = (tmp_path / "groups").as_uri()
+    with grouped(ThreadPoolExecutor(1), url) as executor:
+        wait([executor.submit(noted, runs, number) for number in range(3)])
+    directory = tmp_path / "groups" / "durable-g"
+    first, second, _ = keys(url, "outcome.")
+    os.truncate(directory / first, 0)
+    os.truncate(directory / second, 30)
+    assert [one.result() for one in reloaded(url)] == [0, 1, 2]
+    assert count(runs) == {"0": 2, "1": 2, "2": 1}
+    (call, *_) = keys(url, "call.")
+    os.truncate(directory / call, 0)
+    assert reloaded(url)[0].result() == 0
+    with closing(durable.open_session(url, "g")) as session:
+        session.evict([first])
+    lost, *others = reloaded(url)
+    assert isinstance(lost.exception(), TaskLostError)
+    assert [one.result() for one in others] == [1, 2]
+    with Group(url, "g") as group:
+        assert [one.state for one in group.tasks()] == ["submitted", "done", "done"]
+        group.delete()
 
 
 def test_two_calls_with_one_argument(url):

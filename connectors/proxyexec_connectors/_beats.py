@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import Protocol
 
-from proxyexec_connectors.errors import ConnectorError
+from proxyexec_connectors.errors import ConnectorClosedError, ConnectorError
 
 __all__ = ["Beating", "hold", "let_go"]
 
@@ -34,39 +35,50 @@ class Beating(Protocol):
 
 class _Beats:
     def __init__(self) -> None:
-        self.claims: set[Beating] = set()
+        # When each claim is to be renewed next.
+        self.due: dict[Beating, float] = {}
         self.changed = threading.Condition()
         self.thread: threading.Thread | None = None
+        self.wakes = 0.0
 
     def add(self, claim: Beating) -> None:
+        due = time.monotonic() + claim.interval
         with self.changed:
-            self.claims.add(claim)
+            self.due[claim] = due
             if self.thread is None:
+                self.wakes = due
                 self.thread = threading.Thread(
                     target=self._work, name="proxyexec-claims", daemon=True
                 )
                 self.thread.start()
-            # Otherwise it wakes up often enough, unless this one is more impatient.
-            elif len(self.claims) == 1 or claim.interval < min(
-                one.interval for one in self.claims if one is not claim
-            ):
+            elif due < self.wakes:
                 self.changed.notify()
 
     def discard(self, claim: Beating) -> None:
         with self.changed:
-            self.claims.discard(claim)
+            self.due.pop(claim, None)
 
     def _work(self) -> None:
+        idle_since = time.monotonic()
         while True:
             with self.changed:
-                interval = min((one.interval for one in self.claims), default=_IDLE_SECONDS)
-                if not self.changed.wait(interval) and not self.claims:
+                now = time.monotonic()
+                if self.due:
+                    idle_since = now
+                elif now - idle_since >= _IDLE_SECONDS:
                     self.thread = None
                     return
-                claims = list(self.claims)
+                self.wakes = min(self.due.values(), default=now + _IDLE_SECONDS)
+                self.changed.wait(max(0.0, self.wakes - now))
+                now = time.monotonic()
+                claims = [claim for claim, due in self.due.items() if due <= now]
+                for claim in claims:
+                    self.due[claim] = now + claim.interval
             for claim in claims:
                 try:
                     claim.beat()
+                except ConnectorClosedError:  # its connector was closed before it was released
+                    self.discard(claim)
                 except (ConnectorError, OSError) as error:
                     _logger.warning("a claim could not be renewed: %s", error)
 
