@@ -19,10 +19,9 @@ from proxyexec._context import Context, joined
 from proxyexec._future import TaskFuture
 from proxyexec._group_batch import Batch
 from proxyexec._group_call import GroupCall
+from proxyexec._group_packing import Packing
 from proxyexec._group_records import (
-    INPUT,
     CallRecord,
-    CallReference,
     FunctionRecord,
     OutcomeRecord,
     call_key,
@@ -30,9 +29,8 @@ from proxyexec._group_records import (
     outcome_key,
 )
 from proxyexec._group_reload import Reload
-from proxyexec._group_task import GroupTask, here, written
+from proxyexec._group_task import GroupTask, written
 from proxyexec._group_watch import Watcher
-from proxyexec._store import leases_of
 from proxyexec.errors import ObjectMissingError, TaskLostError
 
 if TYPE_CHECKING:
@@ -278,45 +276,9 @@ class GroupCalls:
         registered: str | None,
     ) -> tuple[CallRecord, list[Lease]]:
         """Make a call ready to be written down; return also what holds its inputs."""
-        context, record = self.context, CallRecord(name, registered=registered)
         batch = self._batch
         keeper: Any = batch if batch is not None and batch.is_this_threads else self.tasks
-        leases: list[Lease] = []
-        done: dict[int, tuple[Any, Any]] = {}
-
-        def pack(value: Any, place: int | str) -> Any:
-            if id(value) in done:
-                return done[id(value)][1]
-            if type(value) is TaskFuture:
-                travels: Any = CallReference(value._call.key)  # type: ignore[attr-defined]
-                record.after.append(travels.id)
-            elif context.passes(value):
-                return value
-            else:
-                what = f"argument {place!r} of {name}"
-                travels = take(
-                    context.pack(here(value, self.store.address), keeper, what, crossing=True)
-                )
-            done[id(value)] = value, travels
-            return travels
-
-        def take(packed: Any) -> Any:
-            leases.extend(leases_of(packed.embedded))
-            record.inputs.extend(
-                kept.reference.key
-                for kept in packed.embedded
-                if kept.reference.address == self.store.address
-                and kept.reference.key.startswith(INPUT)
-            )
-            return packed.travels
-
-        travels = None
+        packing = Packing(self.context, keeper, CallRecord(name, registered=registered))
         if registered is None:
-            travels = take(context.pack_function(function, keeper, crossing=True))
-        packed = (
-            travels,
-            [pack(value, place) for place, value in enumerate(args)],
-            {name: pack(value, name) for name, value in kwargs.items()},
-        )
-        record.body = context.serializer.dumps(packed)
-        return record, leases
+            packing.pack_function(function)
+        return packing.finished(args, kwargs), packing.leases

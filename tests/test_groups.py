@@ -312,7 +312,10 @@ def test_data_that_cannot_be_sent(url):
     with grouped(ThreadPoolExecutor(1), url) as executor:
         future = executor.submit(length, threading.Lock())
         assert isinstance(future.exception(), SerializationError)
+        future = executor.submit(sorted, BIG, key=threading.Lock())
+        assert isinstance(future.exception(), SerializationError)
         assert executor.task_count_submitted == 0
+        executor.store.usage()  # evicts what has been released
         assert keys(url) == []
 
 
