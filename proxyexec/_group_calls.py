@@ -279,6 +279,12 @@ class GroupCalls:
         batch = self._batch
         keeper: Any = batch if batch is not None and batch.is_this_threads else self.tasks
         packing = Packing(self.context, keeper, CallRecord(name, registered=registered))
-        if registered is None:
-            packing.pack_function(function)
-        return packing.finished(args, kwargs), packing.leases
+        try:
+            if registered is None:
+                packing.pack_function(function)
+            return packing.finished(args, kwargs), packing.leases
+        except BaseException:
+            # Not left to the collector: who has the future has the error, hence this frame.
+            for lease in packing.leases:
+                lease.release()
+            raise
