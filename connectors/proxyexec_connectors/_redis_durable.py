@@ -24,7 +24,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from proxyexec_connectors import _beats
 from proxyexec_connectors._redis_session import Names, chunks, remove
@@ -33,6 +33,7 @@ from proxyexec_connectors.errors import ConnectorUnavailableError, SessionMissin
 
 if TYPE_CHECKING:
     from proxyexec_connectors._redis_link import Link
+    from proxyexec_connectors._redis_wire import Command
 
 __all__ = ["Durable", "RedisClaim", "durable_names", "is_durable", "sessions"]
 
@@ -178,16 +179,19 @@ class Durable:
         self._claim_ttl = round(grace * 1000)
         self._touched = 0.0
 
-    def check(self) -> None:
-        """See to it that nothing is stored in a session that was removed.
+    @property
+    def is_there(self) -> Command:
+        """Asks whether the session is there; sent after what is stored in it."""
+        return ("EXISTS", self._names.alive)
+
+    def undo(self) -> NoReturn:
+        """Remove what was stored in a session that was gone.
 
         Raises:
-            ConnectorUnavailableError: it was; what is there now has been removed.
+            ConnectorUnavailableError: always; it says so.
         """
-        [there] = self._link.run([("EXISTS", self._names.alive)])
-        if not there:
-            remove(self._link, self._names)
-            raise self._gone()
+        remove(self._link, self._names)
+        raise self._gone()
 
     def keys(self, prefix: str) -> list[str]:
         """Return the keys of objects."""

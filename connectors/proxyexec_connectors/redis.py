@@ -294,8 +294,6 @@ class RedisConnector:
 
     def put_many(self, items: Mapping[str, Frames]) -> None:
         self._store([_parcel(self._names, key, frames) for key, frames in items.items()])
-        if self._durable is not None and items:
-            self._durable.check()
 
     def get_many(self, keys: Sequence[str]) -> list[Frames | None]:
         kept = self._kept(keys)
@@ -332,6 +330,10 @@ class RedisConnector:
             if isinstance(error, ConnectorFullError):
                 raise ConnectorFullError(self.url, needed, self._free_bytes()) from error.__cause__
             raise
+        if self._durable is not None and replies:
+            [there] = replies.pop()
+            if not there:
+                self._durable.undo()
         if any(_LOST in results for results in replies):
             reason = "it lost a part of an object while that was being stored"
             raise ConnectorUnavailableError(self.url, reason)
@@ -359,6 +361,8 @@ class RedisConnector:
             size += parcel.size
         if batch:
             yield Request(batch, atomic=True)
+        if self._durable is not None and parcels:
+            yield Request([self._durable.is_there])
 
     def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command | bytes]:
         """Store a small object. No script: Lua looks at each byte of a value that it passes on."""
