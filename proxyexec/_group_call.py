@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -173,27 +174,27 @@ class GroupCall:
 
     def settle(self, outcome: OutcomeRecord) -> None:
         """End with an outcome that is written down."""
-        future = self._end(settled=True)
-        if future is None:
-            return
-        if outcome.state == "cancelled":
-            cancel(future)
-        elif outcome.state == "failed":
-            future.set_exception(error_of(self._context, outcome))
-        else:
-            future.set_result(outcome)
+        with self._ending(settled=True) as future:
+            if future is None:
+                return
+            if outcome.state == "cancelled":
+                cancel(future)
+            elif outcome.state == "failed":
+                future.set_exception(error_of(self._context, outcome))
+            else:
+                future.set_result(outcome)
 
     def fail(self, error: BaseException) -> None:
         """End without an outcome: whoever reloads the group may have the call made."""
-        future = self._end(settled=False)
-        if future is not None:
-            future.set_exception(error)
+        with self._ending(settled=False) as future:
+            if future is not None:
+                future.set_exception(error)
 
     def let_go(self) -> None:
         """Cancel the future, and write nothing down."""
-        future = self._end(settled=False)
-        if future is not None:
-            cancel(future)
+        with self._ending(settled=False) as future:
+            if future is not None:
+                cancel(future)
 
     cancel = let_go  # by an executor that is shut down, its futures cancelled
 
@@ -233,18 +234,21 @@ class GroupCall:
             base = self._base
         return self._state == _WATCHED or bool(base is not None and base.running())
 
-    def _end(self, *, settled: bool) -> TaskFuture[Any] | None:
-        """Return the future to whoever is first to end the call."""
+    @contextmanager
+    def _ending(self, *, settled: bool) -> Iterator[TaskFuture[Any] | None]:
+        """Give the future to whoever is first to end the call."""
         with self._lock:
-            if self._over:
-                return None
-            self._over, self.settled = True, settled
-            self._launch = None
-            future, self.future = self.future, None
-        self.tasks.launch(self)
-        if future is not None:
-            future._base = None
-        return future
+            future = None if self._over else self.future
+            if future is not None:
+                self._over, self.settled = True, settled
+                self._launch = self.future = None
+        try:
+            yield future
+        finally:
+            if future is not None:
+                future._base = None  # only now: until then, it is this call that refuses to cancel
+                self.tasks.launch(self)
+            del future  # an error's traceback may refer to this frame
 
     # For the future; see proxyexec._future.Call.
 

@@ -32,7 +32,6 @@ from proxyexec._proxy import Reference, extract, is_proxy, reference_of
 from proxyexec._task import context_from, errors_of, packed_error, unpacked_error
 from proxyexec.errors import (
     ConnectorError,
-    DeserializationError,
     ObjectMissingError,
     PolicyError,
     SerializationError,
@@ -211,9 +210,9 @@ def error_of(context: Context, outcome: OutcomeRecord) -> BaseException:
     try:
         check_python(outcome, f"what {outcome.name} raised")
         packed = context.serializer.loads(outcome.body)
-    except DeserializationError as error:
+        return unpacked_error(packed, errors_of(context), outcome.name)
+    except Exception as error:  # noqa: BLE001 - a serializer's, of whatever kind
         return error
-    return unpacked_error(packed, errors_of(context), outcome.name)
 
 
 def here(obj: Any, address: str) -> Any:
