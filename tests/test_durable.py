@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import tempfile
@@ -126,6 +127,26 @@ def test_a_claim_from_another_machine(tmp_path, monkeypatch):
         assert claim is not None
         assert session.claimed(["name"]) == [True]
         claim.release()
+
+
+def test_a_claim_that_is_released_while_it_is_taken(tmp_path, monkeypatch):
+    """Its file loses its name between being opened and being locked: the lock guards nothing."""
+    with closing(durable.open_session((tmp_path / "groups").as_uri(), "a")) as session:
+        first = session.claim("name")
+        flock = fcntl.flock
+
+        def flock_later(descriptor, operation):
+            if operation & fcntl.LOCK_EX:
+                monkeypatch.undo()
+                first.release()
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", flock_later)
+        second = session.claim("name")
+        assert second is not None
+        assert session.claimed(["name"]) == [True]
+        assert session.claim("name") is None
+        second.release()
 
 
 def test_places_that_keep_nothing(tmp_path):

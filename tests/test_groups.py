@@ -846,6 +846,9 @@ def test_inputs_that_a_result_refers_to_stay(url):
         whole = executor.submit(same, BIG)
         inside = executor.submit(lambda data: [data], BIG * 2)
         wait([whole, inside])
+        store = executor.store
+    del whole, inside, executor
+    eventually(lambda: store.closed, "the client is gone")
     for futures in (reloaded(url), reloaded(url)):
         assert extract(futures[0].result()) == BIG
         assert extract(futures[1].result()[0]) == BIG * 2
