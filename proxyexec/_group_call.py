@@ -18,6 +18,7 @@ from proxyexec_connectors._layout import split
 
 from proxyexec._context import Inline, Stored
 from proxyexec._future import Deferred, TaskFuture, cancel, new_future
+from proxyexec._group_envelope import envelope_of
 from proxyexec._group_records import OutcomeRecord, check_python, outcome_key
 from proxyexec._group_task import error_of, references_of
 from proxyexec._proxy import make_proxy
@@ -289,7 +290,7 @@ class GroupCall:
     def _open(self, outcome: OutcomeRecord) -> Any:
         context, what = self._context, f"the result of {self.name}"
         check_python(outcome, what)
-        travels = context.serializer.loads(outcome.body)
+        travels = envelope_of(context).loads(outcome.body)
         # Results belong to the group; the leases keep the store open, and no more.
         leases = [self._leased(one.key) for one in references_of(travels) if self._is_here(one)]
         if type(travels) is not Stored:

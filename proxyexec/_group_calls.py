@@ -19,6 +19,7 @@ from proxyexec._context import Context, joined
 from proxyexec._future import TaskFuture
 from proxyexec._group_batch import Batch
 from proxyexec._group_call import GroupCall
+from proxyexec._group_envelope import envelope_of
 from proxyexec._group_packing import Packing
 from proxyexec._group_records import (
     CallRecord,
@@ -32,6 +33,7 @@ from proxyexec._group_reload import Reload
 from proxyexec._group_task import GroupTask, written
 from proxyexec._group_watch import Watcher
 from proxyexec.errors import ObjectMissingError, TaskLostError
+from proxyexec.policy import ProxyNever
 
 if TYPE_CHECKING:
     from proxyexec._group_store import GroupStore
@@ -180,7 +182,9 @@ class GroupCalls:
     def register(self, function: Any) -> str:
         """Store a function, once; return its id."""
         name = callable_name(function)
-        body = self.context.serializer.dumps(function)
+        whole = self.context._replace(policy=ProxyNever())  # whose inputs come and go with calls
+        packed = whole.pack_function(function, self.tasks, crossing=True)
+        body = envelope_of(whole).dumps(packed.travels)
         digest = hashlib.sha256(joined(body)).hexdigest()[:32]
         self.store.connector.put(function_key(digest), FunctionRecord(name, body=body).frames())
         self._registered[digest] = name

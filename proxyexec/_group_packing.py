@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxyexec._future import TaskFuture
+from proxyexec._group_envelope import envelope_of
 from proxyexec._group_records import INPUT, CallRecord, CallReference
 from proxyexec._group_task import here
 from proxyexec._store import leases_of
@@ -49,7 +50,7 @@ class Packing:
             [self._pack(value, place) for place, value in enumerate(args)],
             {name: self._pack(value, name) for name, value in kwargs.items()},
         )
-        self._record.body = self._context.serializer.dumps(whole)
+        self._record.body = envelope_of(self._context).dumps(whole)
         return self._record
 
     def _pack(self, value: Any, place: int | str) -> Any:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from proxyexec._context import Context, Inline, Stored, joined
+from proxyexec._group_envelope import envelope_of
 from proxyexec._group_records import (
     CANCELLED,
     INPUT,
@@ -146,7 +147,7 @@ def _outcome(
     try:
         result = here(result, context.store.address)
         travels = context.deliver(result, result_key(task, attempt), lambda: what)
-        body = context.serializer.dumps(travels)
+        body = envelope_of(context).dumps(travels)
     except (SerializationError, PolicyError) as error:
         return _failure(context, record, attempt, error, seconds)
     keeps = [one.key for one in references_of(travels) if one.key.startswith(INPUT)]
@@ -157,12 +158,12 @@ def _failure(
     context: Context, record: CallRecord, attempt: str, error: BaseException, seconds: float
 ) -> OutcomeRecord:
     said = f"{name_of(type(error))}: {error}"[:_LONGEST_MESSAGE]
-    body = context.serializer.dumps(packed_error(error, errors_of(context)))
+    body = envelope_of(context).dumps(packed_error(error, errors_of(context)))
     return OutcomeRecord("failed", record.name, attempt, said, [], seconds, body=body)
 
 
 def _unpacked(context: Context, session: DurableConnector, record: CallRecord) -> tuple[Any, ...]:
-    loads = context.serializer.loads
+    loads = envelope_of(context).loads
     function, args, kwargs = loads(record.body)
     if record.registered is not None:
         key = function_key(record.registered)
@@ -199,7 +200,7 @@ def _result(context: Context, session: DurableConnector, task: str) -> Any:
     outcome = OutcomeRecord.read(found, key, session.url)
     what = f"the result of {outcome.name}"
     check_python(outcome, what)
-    travels = context.serializer.loads(outcome.body)
+    travels = envelope_of(context).loads(outcome.body)
     if outcome.state != "done":
         raise error_of(context, outcome)
     return context.unpack(travels, what)
@@ -209,7 +210,7 @@ def error_of(context: Context, outcome: OutcomeRecord) -> BaseException:
     """Make again what a call raised."""
     try:
         check_python(outcome, f"what {outcome.name} raised")
-        packed = context.serializer.loads(outcome.body)
+        packed = envelope_of(context).loads(outcome.body)
         return unpacked_error(packed, errors_of(context), outcome.name)
     except Exception as error:  # noqa: BLE001 - a serializer's, of whatever kind
         return error

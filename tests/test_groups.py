@@ -975,3 +975,22 @@ def test_the_task_says_what_it_calls(url):
     task = pickle.loads(idle.tasks[0])._task
     assert isinstance(task, GroupTask)
     assert task.__name__ == "length"
+
+
+def test_what_is_written_down_for_serializers_that_know_no_pickles():
+    from proxyexec._context import Inline, Stored
+    from proxyexec._group_envelope import Envelope
+    from proxyexec._group_records import CallReference
+    from proxyexec._proxy import Reference
+    from proxyexec.errors import DeserializationError
+
+    stored = Stored(Reference("file:///a?session=b", "key", "builtins:bytes", 5))
+    call = (None, [Inline(b"blob"), stored, CallReference("1-a"), stored], {"k": 7})
+    function, args, kwargs = Envelope().loads(Envelope().dumps(call))
+    assert (function, kwargs, args[0].blob, args[1:]) == (None, {"k": 7}, b"blob", call[1][1:])
+    assert args[1] is args[3]
+    for wrong in (os.getpid, Counter, Executor, b"".join):
+        with pytest.raises(DeserializationError, match="has no place in it"):
+            Envelope().loads([pickle.dumps((wrong, [], {}))])
+    with pytest.raises(DeserializationError):
+        Envelope().loads([b"nonsense"])
