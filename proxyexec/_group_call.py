@@ -21,6 +21,7 @@ from proxyexec._future import Deferred, TaskFuture, cancel, new_future
 from proxyexec._group_envelope import envelope_of
 from proxyexec._group_records import OutcomeRecord, check_python, outcome_key
 from proxyexec._group_task import error_of, references_of
+from proxyexec._ownership import Lease
 from proxyexec._proxy import make_proxy
 from proxyexec._waiting import announce, in_turn
 from proxyexec.errors import ProxyExecError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
     from proxyexec._group_calls import GroupCalls
-    from proxyexec._ownership import Lease
 
 __all__ = ["GroupCall"]
 
@@ -57,7 +57,7 @@ class GroupCall:
         self._context = group.context
         self._store = group.store
         self._group = group
-        self._held: list[Lease] = []
+        self._held: list[_InputLease] = []
         self._base: Any = None
         # Guards what follows.
         self._lock = threading.Lock()
@@ -72,7 +72,7 @@ class GroupCall:
 
     def hold(self, leases: Sequence[Lease]) -> None:
         """Keep what the call needs until it has ended."""
-        self._held.extend(leases)
+        self._held.extend(map(_InputLease.of, leases))
 
     # Giving it to the base executor, now or later.
 
@@ -280,9 +280,8 @@ class GroupCall:
         """Let go of the inputs; they are evicted if nobody will make the call again."""
         held, self._held = self._held, []
         if held:
-            if not self.settled:
-                for lease in held:
-                    self._store.spare(lease.key)
+            for lease in held:
+                lease.evicts = self.settled
             self._store.start_evicting()
         del held
         self.tasks.discard(self)
@@ -307,6 +306,33 @@ class GroupCall:
         lease = self._store.take(key)
         self._store.spare(key)
         return lease
+
+
+class _InputLease(Lease):
+    """A lease that evicts nothing unless it is told to, wherever it is dropped.
+
+    A call that is forgotten, with its executor for instance, may yet be made by somebody else.
+    """
+
+    __slots__ = ("evicts",)
+    evicts: bool
+
+    @classmethod
+    def of(cls, lease: Lease) -> _InputLease:
+        """Take the place of a lease."""
+        leases, lease._leases = lease._leases, None
+        assert leases is not None  # noqa: S101 - it has not been released
+        made = cls(leases, lease.key, lease._home)
+        made.evicts = False
+        return made
+
+    def release(self) -> None:
+        leases = self._leases
+        if leases is not None and not self.evicts:
+            leases.spare(self.key)
+        super().release()
+
+    __del__ = release
 
 
 # What has become of a call so far.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -839,6 +840,22 @@ def test_inputs_stay_until_there_is_an_outcome(url):
     futures = reloaded(url)
     assert futures[0].result() == len(BIG)
     eventually(lambda: not keys(url, "input."), "inputs are evicted")
+
+
+@pytest.mark.parametrize("in_a_cycle", [True, False])
+def test_inputs_stay_when_an_executor_is_dropped(url, in_a_cycle):
+    executor = grouped(Idle(), url)
+    future = executor.submit(doubled, BIG)
+    other = executor.submit(length, BIG)
+    store = executor.store
+    if not in_a_cycle:
+        future._call._base = other._call._base = None
+    del future, other, executor
+    gc.collect()
+    store.close()  # when what was released has been seen to
+    assert len(keys(url, "input.")) == 1
+    futures = reloaded(url, lazy=False)
+    assert [one.result() for one in futures] == [BIG * 2, len(BIG)]
 
 
 def test_inputs_that_a_result_refers_to_stay(url):
