@@ -850,9 +850,11 @@ def test_inputs_stay_when_an_executor_is_dropped(url, in_a_cycle):
     store = executor.store
     if not in_a_cycle:
         future._call._base = other._call._base = None
+    store.start_evicting()
     del future, other, executor
     gc.collect()
-    store.close()  # when what was released has been seen to
+    store.usage()  # evicts what has been released
+    store.close()
     assert len(keys(url, "input.")) == 1
     futures = reloaded(url, lazy=False)
     assert [one.result() for one in futures] == [BIG * 2, len(BIG)]
