@@ -13,8 +13,20 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 # Tests wait for other processes half of their time, so two of them run at once.
 TWO_AT_ONCE = ["--numprocesses=2"]
 
-# What happens to programs from outside is much the same for each Python: the newest is enough.
-WITHOUT_FAULTS = [*TWO_AT_ONCE, "--ignore=tests/chaos"]
+# Long, and run by ``nox -s engines``.
+BY_ENGINES = [
+    "--ignore=tests/engines/test_commands.py",
+    "--ignore=tests/engines/test_groups_pools.py",
+]
+
+# What happens to programs from outside is much the same for each Python, and so is what commands
+# do: the newest is enough.
+WITHOUT_FAULTS = [*TWO_AT_ONCE, *BY_ENGINES, "--ignore=tests/chaos"]
+WITHOUT_COMMANDS = [
+    *WITHOUT_FAULTS,
+    "--ignore=tests/test_calls_running.py",
+    "--ignore=tests/test_command_executor.py",
+]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
@@ -33,9 +45,8 @@ def install(session: nox.Session, *groups: str, extras: str = "") -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, with every extra, on each Python that is installed."""
     install(session, "test", "redis-server", extras="[redis]")
-    arguments = session.posargs or (
-        TWO_AT_ONCE if session.python == PYTHONS[-1] else WITHOUT_FAULTS
-    )
+    is_newest = session.python == PYTHONS[-1]
+    arguments = session.posargs or ([*TWO_AT_ONCE, *BY_ENGINES] if is_newest else WITHOUT_COMMANDS)
     session.run("pytest", *arguments, env={"PROXYEXEC_REQUIRE_REDIS": "1"})
 
 
@@ -54,6 +65,7 @@ def tests_long(session: nox.Session) -> None:
     modules = session.posargs or [
         "tests/test_differential.py",
         "tests/test_fuzz.py",
+        "tests/test_groups_killed.py",
         "tests/test_machine.py",
     ]
     session.run("pytest", *modules, env={"PROXYEXEC_LONG": "1"})

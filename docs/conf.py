@@ -35,7 +35,10 @@ maximum_signature_line_length = 80
 # have no page; so only these are let through.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(_?pickle|collections|concurrent|multiprocessing|os|types|typing|weakref)\..*"),
+    (
+        "py:.*",
+        r"(_?pickle|collections|concurrent|multiprocessing|os|types|typing|uuid|weakref)\..*",
+    ),
     ("py:.*", r"(enum|typing_extensions|wrapt)\..*"),
     ("py:class", r"(Any|Buffer|Callable|Iterable|Iterator|Mapping|Sequence|Self|ParamSpec)"),
     ("py:class", r"(BaseContext|Future|Executor|TracebackType|Frames)"),

@@ -14,6 +14,7 @@ import itertools
 import operator
 import os
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -52,11 +53,18 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec
 
+    from proxyexec._group_calls import GroupCalls
+    from proxyexec._group_store import GroupStore
+
     P = ParamSpec("P")
 
 __all__ = ["StoreExecutor"]
 
 R = TypeVar("R")
+
+
+# No process has this id.
+_NOBODY = 0
 
 
 class StoreExecutor(Executor):
@@ -85,6 +93,12 @@ class StoreExecutor(Executor):
             shares that one's place.
         serializers: which strategies functions, arguments and results travel by; see
             :mod:`proxyexec.serializers`. Each is a payload then, and none passes as it is.
+        task_group: writes calls and what they come to down, for a later process to go on with:
+            the name of a group, ``True`` for a new one. ``store`` is the URL of a directory or of
+            Redis then, or a connector, in whose place the group is. See "Resuming" in the
+            documentation.
+        task_group_max_age: seconds without use after which the group may be collected; a week if
+            it is new.
 
     Raises:
         TypeError: ``executor`` cannot submit, ``store`` is no store, ``should_proxy`` cannot
@@ -93,6 +107,8 @@ class StoreExecutor(Executor):
         ValueError: the store is owned by another process, or there is none and workers may be on
             other hosts; or it cannot read what ``serializers`` write.
     """
+
+    _group: GroupCalls | None = None
 
     def __init__(
         self,
@@ -106,20 +122,34 @@ class StoreExecutor(Executor):
         nested: bool = False,
         dedupe: bool = True,
         serializers: Serializers | None = None,
+        task_group: bool | str | uuid.UUID | None = None,
+        task_group_max_age: float | None = None,
     ) -> None:
         base = adapt(executor)
         self._base = base.executor
-        self._set_up(
-            base,
-            store,
-            should_proxy,
-            ownership=ownership,
-            close_store=close_store,
-            lazy=lazy,
-            nested=nested,
-            dedupe=dedupe,
-            serializers=serializers,
-        )
+        group = None
+        if task_group is not None:
+            # Only now: most programs have none.
+            from proxyexec._group_store import open_group  # noqa: PLC0415
+
+            store = group = open_group(store, task_group, task_group_max_age)
+        try:
+            self._set_up(
+                base,
+                store,
+                should_proxy,
+                ownership=ownership or group is not None,
+                close_store=close_store,
+                lazy=lazy,
+                nested=nested,
+                dedupe=dedupe,
+                serializers=serializers,
+            )
+            if group is not None:
+                self._set_up_group(group)
+        finally:
+            if group is not None:
+                group.leave(close=close_store)
 
     def _set_up(
         self,
@@ -181,6 +211,16 @@ class StoreExecutor(Executor):
         )
         weakref.finalize(self, self._tasks.no_more).atexit = False
 
+    def _set_up_group(self, store: GroupStore) -> None:
+        from proxyexec._group_calls import GroupCalls  # noqa: PLC0415 - most have none
+
+        # What is written down is for other processes, whoever writes it.
+        self._context = self._context._replace(client=_NOBODY)
+        self._blob = blob_of(self._context)
+        # Not a method of ours: executors that are dropped go at once.
+        submit = self._base.submit
+        self._group = GroupCalls(store, self._context, self._blob, self._tasks, submit)
+
     @property
     def store(self) -> Store:
         """Where this executor keeps objects."""
@@ -222,6 +262,8 @@ class StoreExecutor(Executor):
         if kwargs and not self._options.isdisjoint(kwargs):
             options = {name: kwargs.pop(name) for name in self._options.intersection(kwargs)}
             return self._with_options(options)._submit_with_options(fn, args, kwargs)
+        if self._group is not None:
+            return self._group.submit(self._base.submit, fn, args, kwargs)
         function: Any = fn
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
@@ -294,6 +336,9 @@ class StoreExecutor(Executor):
                 fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
             )
         size = _checked_chunksize(chunksize) if self._crosses else 1
+        if self._group is not None:  # each item is a call that is written down
+            submit_one = functools.partial(_submit_item, self.submit, fn)
+            return results(submit_one, iterables, timeout, buffersize)
         quota = None if self._never else self._store.quota
         given = None
         if quota is not None and buffersize is None and self._crosses:
@@ -315,6 +360,80 @@ class StoreExecutor(Executor):
         if size > 1:
             return chunked_results(submit, iterables, timeout, buffersize, size, quota)
         return results(submit, iterables, timeout, buffersize, quota)
+
+    @property
+    def task_group_id(self) -> str | None:
+        """The name of the task group; ``None`` without one."""
+        return None if self._group is None else self._group.store.group
+
+    @property
+    def task_count_submitted(self) -> int:
+        """How many calls of the task group are written down, as far as this executor knows.
+
+        Those that were there when the group was opened, or reloaded, and those submitted here.
+
+        Raises:
+            ValueError: there is no group.
+        """
+        return self._in_group("task_count_submitted").store.calls
+
+    def reload_tasks(self, *, resubmit: bool = True) -> list[TaskFuture[Any]]:
+        """Return the futures of all calls of the task group, in the order of their submission.
+
+        Those that have ended are done. Those that somebody runs are watched. The others are
+        submitted again, as are those whose worker or client has died. Nothing that has an outcome
+        is run again, and of several who run the same call, the first outcome counts for all.
+
+        Args:
+            resubmit: whether to do so. If not, futures of calls that nobody runs have a
+                :class:`~proxyexec.errors.TaskLostError`.
+
+        Raises:
+            ValueError: there is no group.
+            ConnectorError: its place cannot be reached.
+        """
+        return self._in_group("reload_tasks()").reload(resubmit=resubmit)
+
+    def register(self, fn: Callable[..., Any], /) -> str:
+        """Store a function in the task group, once, and return its id.
+
+        The id is a digest of the function as it is stored: the same function has the same one.
+
+        Raises:
+            ValueError: there is no group.
+            SerializationError: the function cannot be pickled.
+        """
+        return self._in_group("register()").register(fn)
+
+    def submit_registered(self, function_id: str, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
+        """Submit a call of a function that somebody has registered in the task group.
+
+        Raises:
+            ValueError: there is no group.
+            ObjectMissingError: there is no such function in it.
+        """
+        group = self._in_group("submit_registered()")
+        return group.submit(self._base.submit, None, args, kwargs, registered=function_id)
+
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager: calls that are submitted within are sent when it ends.
+
+        They and their arguments are written down in one go, and submitted one after the other. If
+        an error leaves the block, none is, and their futures have that error. What is submitted by
+        other threads meanwhile goes its own way.
+
+        Raises:
+            ValueError: there is no task group.
+        """
+        return self._in_group("batch()").batch()
+
+    def _in_group(self, what: str) -> GroupCalls:
+        if self._group is None:
+            raise ValueError(
+                f"{what} needs a task group, as in StoreExecutor(executor, 'file:///a/directory', "
+                "task_group=True): only there, calls are written down"
+            )
+        return self._group
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the base executor down, as :meth:`concurrent.futures.Executor.shutdown` does.

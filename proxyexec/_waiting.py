@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proxyexec._call import Call
     from proxyexec._tasks import Pending, Tasks
 
-__all__ = ["Waiting", "announce", "future_after"]
+__all__ = ["Waiting", "announce", "future_after", "in_turn"]
 
 
 def future_after(
@@ -86,7 +86,7 @@ class Waiting:
 
     def when_done(self, future: Any) -> None:
         """See what has become of a future that the call waits for."""
-        _in_turn(functools.partial(self._see, future))
+        in_turn(functools.partial(self._see, future))
 
     def _see(self, future: TaskFuture[Any]) -> None:
         error = None if future.cancelled() else future._error()
@@ -146,7 +146,7 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _in_turn(step: Callable[[], None]) -> None:
+def in_turn(step: Callable[[], None]) -> None:
     """Run a step, now, or after those that this thread is in if they are many.
 
     A failure passes through a chain of calls by callbacks of callbacks; a long chain would

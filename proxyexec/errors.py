@@ -15,6 +15,7 @@
     ├── StoreClosedError          (ValueError)                       used after close()
     ├── ObjectMissingError        (LookupError)                      evicted, or never stored
     ├── IntegrityError            (ValueError)                       not what was stored
+    ├── TaskLostError             (RuntimeError)                     died with its executor
     ├── NotAProxyError            (TypeError)                        a proxy was expected
     ├── CallRecordError           (ValueError)                       a call's record is none
     ├── ArchiveError              (ValueError)                       cannot be unpacked, or must not
@@ -49,7 +50,9 @@ from proxyexec_connectors.errors import (
     CorruptObjectError,
     ForeignProcessError,
     MissingExtraError,
+    NotDurableError,
     ProxyExecError,
+    SessionMissingError,
     UnknownSchemeError,
     UnsafeDirectoryError,
 )
@@ -73,13 +76,16 @@ __all__ = [
     "MissingExtraError",
     "NoStrategyError",
     "NotAProxyError",
+    "NotDurableError",
     "ObjectMissingError",
     "PolicyError",
     "ProxyExecError",
     "RemoteError",
     "SerializationError",
+    "SessionMissingError",
     "StoreClosedError",
     "StoreFullError",
+    "TaskLostError",
     "UnknownSchemeError",
     "UnsafeDirectoryError",
 ]
@@ -228,6 +234,17 @@ class IntegrityError(ProxyExecError, ValueError):
     def __init__(self, key: str, url: str, reason: str) -> None:
         self.key, self.url, self.reason = key, url, reason
         super().__init__(f"object {key!r} in {url} is not to be trusted: {reason}")
+
+
+class TaskLostError(ProxyExecError, RuntimeError):
+    """A task of a group has not ended, and nobody is running it; it was not to be run again."""
+
+    def __init__(self, task: str, name: str, group: str) -> None:
+        self.task, self.name, self.group = task, name, group
+        super().__init__(
+            f"task {task} of group {group!r}, a call of {name}, has no outcome, and whoever was to "
+            "run it is gone; reload_tasks() submits such tasks again"
+        )
 
 
 class NotAProxyError(ProxyExecError, TypeError):

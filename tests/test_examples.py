@@ -5,14 +5,18 @@ line before a fence changes that:
 
 - ``<!-- example: needs redis -->`` gives the page's script the URL of a server in ``REDIS_URL``;
 - ``<!-- example: needs mpi -->`` runs the page's script under ``mpiexec``;
+- ``<!-- example: run again -->`` says that the page's script kills itself the first time, and is
+  run again;
 - ``<!-- example: not run -->`` leaves one out: a sketch that is not a program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +51,7 @@ class Script(NamedTuple):
     code: str
     needs_redis: bool
     needs_mpi: bool
+    is_run_again: bool
 
 
 def examples_of(page: Path) -> list[Example]:
@@ -70,7 +75,7 @@ def examples_of(page: Path) -> list[Example]:
         if language.lower() in ("python", "py", "python3", "{code-block}", "pycon"):
             comment = re.fullmatch(r"<!-- example: (.+) -->", before)
             marks = frozenset(comment[1].split(", ")) if comment else frozenset()
-            assert marks <= {"needs mpi", "needs redis", "not run"}, (
+            assert marks <= {"needs mpi", "needs redis", "not run", "run again"}, (
                 f"{page.name}:{number}: {before}"
             )
             assert language == "python", f"{page.name}:{number}: write ```python, so that it is run"
@@ -91,14 +96,18 @@ def scripts_of(page: Path, *, without: str = "not run") -> list[Script]:
         stem = page.stem if page.parent.name != "engines" else f"engines-{page.stem}"
         name = stem if len(groups) == 1 else f"{stem}-{group[0].line}"
         marks = frozenset[str]().union(*(one.marks for one in group))
-        scripts.append(Script(name, code, "needs redis" in marks, "needs mpi" in marks))
+        facts = (one in marks for one in ("needs redis", "needs mpi", "run again"))
+        scripts.append(Script(name, code, *facts))
     return scripts
 
 
 SCRIPTS = [script for page in PAGES for script in scripts_of(page)]
 PLAIN = [
-    pytest.param(one, id=one.name) for one in SCRIPTS if not (one.needs_redis or one.needs_mpi)
+    pytest.param(one, id=one.name)
+    for one in SCRIPTS
+    if not (one.needs_redis or one.needs_mpi or one.is_run_again)
 ]
+RUN_AGAIN = [pytest.param(one, id=one.name) for one in SCRIPTS if one.is_run_again]
 WITH_MPI = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_mpi]
 WITH_REDIS = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_redis]
 
@@ -137,6 +146,23 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
 @pytest.mark.parametrize("script", PLAIN)
 def test_examples(script: Script, tmp_path: Path) -> None:
     done = run(write(script, tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("script", RUN_AGAIN)
+def test_examples_that_are_run_again(script: Script, tmp_path: Path) -> None:
+    path = write(script, tmp_path)
+    with subprocess.Popen(
+        [sys.executable, path], cwd=tmp_path, stdin=subprocess.DEVNULL, start_new_session=True
+    ) as first:
+        try:
+            assert first.wait(120) == -signal.SIGKILL
+            done = run(path, cwd=tmp_path)
+        finally:
+            # The workers of its pool do not see that it is gone.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(first.pid, signal.SIGKILL)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
 

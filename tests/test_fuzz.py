@@ -145,7 +145,7 @@ def heard(url):
 
 
 def class_for(url):
-    return [proxyexec_connectors.registry._connector_class(url)]
+    return [proxyexec_connectors.registry.connector_class(url)]
 
 
 def place_of(url):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_type
 
@@ -26,7 +26,9 @@ from proxyexec import (
     reference_of,
 )
 from proxyexec.aio import AsyncStoreExecutor, Handle
+from proxyexec.groups import Group, GroupTaskInfo
 from proxyexec.serializers import Arrived, Payload, Serializers, check, encode
+from proxyexec_connectors.durable import DurableConnector, open_session
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
@@ -130,3 +132,20 @@ def stores(store: Store) -> None:
 def connectors() -> None:
     made: list[Connector] = [FileConnector(), MemoryConnector()]
     del made
+    durable: DurableConnector = FileConnector()
+    assert_type(durable.keys("call."), list[str])
+    assert_type(open_session("file:///directory", "name"), DurableConnector)
+
+
+def task_groups() -> None:
+    executor = StoreExecutor(None, "file:///directory", task_group=True, task_group_max_age=3600)
+    StoreExecutor(None, "file:///directory", task_group="name")
+    assert_type(executor.task_group_id, "str | None")
+    assert_type(executor.task_count_submitted, int)
+    assert_type(executor.reload_tasks(resubmit=False), list[TaskFuture[Any]])
+    assert_type(executor.register(length), str)
+    assert_type(executor.submit_registered("id", "text", n=1), TaskFuture[Any])
+    with executor.batch():
+        assert_type(executor.submit(length, "text"), TaskFuture[int])
+    with Group("file:///directory", "name") as group:
+        assert_type(group.tasks(), list[GroupTaskInfo])

@@ -74,6 +74,8 @@ class Names:
         self.prefix = b"proxyexec:%b:" % self.session
         self.alive = self.prefix + b"alive"
         self.index = self.prefix + b"index"
+        self.listed_in = SESSIONS
+        """The set that names the session."""
 
     def field_of(self, key: str) -> bytes:
         """The index's field for the object under ``key``; its key's name without the prefix."""
@@ -105,7 +107,7 @@ def remove(link: Link, names: Names) -> None:
         for some in chunks(fields):
             unlink(link, names, some)
         [forgotten] = link.run(
-            [("EVAL", _FORGET, 3, names.index, SESSIONS, names.alive, names.session)]
+            [("EVAL", _FORGET, 3, names.index, names.listed_in, names.alive, names.session)]
         )
 
 

@@ -107,9 +107,10 @@ class Segments:
         _all.add(self)
 
     def make(self) -> None:
-        """Make what the session needs for segments."""
+        """Make what the session needs for segments, unless another process has."""
         if self.works:
-            os.mkdir(self._free, 0o700)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._free, 0o700)
 
     def write(self, name: str, parts: Sequence[bytes | memoryview], length: int) -> bool:
         """Write an object into a free segment; tell whether there was one.

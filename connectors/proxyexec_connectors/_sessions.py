@@ -41,6 +41,7 @@ __all__ = [
     "is_name",
     "new_name",
     "remove_directory",
+    "secure",
     "session_in_place",
     "sweep",
 ]
@@ -200,6 +201,15 @@ def check_is_ours(path: str) -> None:
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         _check(path, os.stat(path, follow_symlinks=False))
+
+
+def secure(root: str) -> int:
+    """Open a directory that only we write to, made if it is missing.
+
+    Raises:
+        UnsafeDirectoryError: it belongs to another user, or others may write into it.
+    """
+    return _secure(root, ours=False)[0]
 
 
 def remove_directory(path: str) -> None:

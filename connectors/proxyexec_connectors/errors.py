@@ -9,6 +9,8 @@
         ├── ConnectorFullError        (OSError, ENOSPC)  no room for an object
         ├── ConnectorUnavailableError (ConnectionError)  the backend does not answer
         ├── CorruptObjectError        (ValueError)       stored bytes are not an object
+        ├── NotDurableError           (ValueError)       a place that keeps nothing for good
+        ├── SessionMissingError       (LookupError)      no durable session of that name
         ├── UnsafeDirectoryError      (PermissionError)  a directory others control
         ├── UnknownSchemeError        (ValueError)       no connector for a URL
         └── MissingExtraError         (ImportError)      a connector's library is absent
@@ -31,7 +33,9 @@ __all__ = [
     "CorruptObjectError",
     "ForeignProcessError",
     "MissingExtraError",
+    "NotDurableError",
     "ProxyExecError",
+    "SessionMissingError",
     "UnknownSchemeError",
     "UnsafeDirectoryError",
 ]
@@ -101,6 +105,25 @@ class CorruptObjectError(ConnectorError, ValueError):
     def __init__(self, url: str, key: str, reason: str) -> None:
         self.url, self.key, self.reason = url, key, reason
         super().__init__(f"object {key!r} in {url} is damaged: {reason}")
+
+
+class NotDurableError(ConnectorError, ValueError):
+    """Something was to outlive its process in a place where nothing does."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(
+            f"{url} keeps nothing for longer than a process lives; use a directory, as in "
+            "'file:///a/directory', or Redis, as in 'redis://host:6379'"
+        )
+
+
+class SessionMissingError(ConnectorError, LookupError):
+    """There is no durable session of that name: it was removed, collected, or never made."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url, self.name = url, name
+        super().__init__(f"there is no durable session {name!r} in {url}")
 
 
 class UnsafeDirectoryError(ConnectorError, PermissionError):

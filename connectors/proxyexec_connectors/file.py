@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+from proxyexec_connectors import _file_durable
 from proxyexec_connectors._layout import pieces, split
 from proxyexec_connectors._mapping import map_private
 from proxyexec_connectors._segment import give_name, header, length_in
@@ -38,18 +39,21 @@ from proxyexec_connectors._sessions import (
     new_name,
     session_in_place,
 )
+from proxyexec_connectors.durable import DurableSession, check_max_age, check_name
 from proxyexec_connectors.errors import (
     ConnectorClosedError,
     ConnectorError,
     ConnectorFullError,
     ConnectorUnavailableError,
     CorruptObjectError,
+    NotDurableError,
 )
 from proxyexec_connectors.protocol import Usage
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from proxyexec_connectors._file_durable import FileClaim
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["FileConnector"]
@@ -174,7 +178,8 @@ class FileConnector:
         options = parse_qs(parts.query)
         roots = [unquote(parts.path), *options.get("spill", [])]
         session = options.get("session", [""])[0]
-        if not is_name(session) or any(root[:1] != "/" or "\0" in root for root in roots):
+        is_one = is_name(session) or _file_durable.is_directory_name(session)
+        if not is_one or any(root[:1] != "/" or "\0" in root for root in roots):
             raise ValueError(f"{address!r} is not the address of a session")
         connector = _attach(cls, session, roots)
         for place in connector._places:
@@ -185,6 +190,49 @@ class FileConnector:
                     raise
                 raise connector._translated(error) from error
         return connector
+
+    @classmethod
+    def open_durable(
+        cls, url: str, name: str, *, max_age: float | None = None, create: bool = True
+    ) -> FileConnector:
+        root = _durable_root(url)
+        check_max_age(max_age)
+        public = f"file://{quote(root)}"
+        try:
+            _file_durable.make(root, check_name(name), max_age, create=create, url=public)
+            # Not before: what file system it is in decides how objects are written.
+            connector = _attach(cls, _file_durable.directory_name(name), [root])
+            connector._segments[0].make()
+        except OSError as error:
+            if isinstance(error, ConnectorError):
+                raise
+            raise ConnectorUnavailableError(public, str(error)) from error
+        return connector
+
+    @classmethod
+    def durable_sessions(cls, url: str) -> list[DurableSession]:
+        root = _durable_root(url)
+        found = []
+        for name in _file_durable.names(root):
+            connector = _attach(cls, _file_durable.directory_name(name), [root])
+            known = _file_durable.about(root, name, *connector.usage())
+            connector.close()
+            if known is not None:
+                found.append(known)
+        return found
+
+    @classmethod
+    def remove_durable(cls, url: str, name: str, *, only_expired: bool = False) -> bool:
+        root = _durable_root(url)
+        try:
+            return _file_durable.remove(root, check_name(name), only_expired=only_expired)
+        except OSError as error:
+            raise ConnectorUnavailableError(f"file://{quote(root)}", str(error)) from error
+
+    def durable(self, name: str, *, max_age: float | None = None) -> FileConnector:
+        if len(self._roots) > 1:
+            raise NotDurableError(self.url)
+        return self.open_durable(self.url, name, max_age=max_age)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _attach, (type(self), self._session, self._roots)
@@ -268,6 +316,35 @@ class FileConnector:
 
     def get_many(self, keys: Sequence[str]) -> list[Frames | None]:
         return [self.get(key) for key in keys]
+
+    def keys(self, prefix: str = "") -> list[str]:
+        self._check_open()
+        try:
+            names = os.listdir(self._places[0])
+        except OSError as error:
+            raise self._translated(error) from error
+        return sorted(name for name in names if name.startswith(prefix) and _PLAIN(name))
+
+    def touch(self) -> None:
+        self._check_open()
+        try:
+            _file_durable.touch(self._places[0])
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def claim(self, name: str) -> FileClaim | None:
+        self._check_open()
+        try:
+            return _file_durable.claim(self._places[0], name)
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def claimed(self, names: Sequence[str]) -> list[bool]:
+        self._check_open()
+        try:
+            return [_file_durable.is_claimed(self._places[0], name) for name in names]
+        except OSError as error:
+            raise self._translated(error) from error
 
     def usage(self) -> Usage:
         self._check_open()
@@ -366,9 +443,22 @@ class FileConnector:
 
     def _translated(self, error: OSError) -> ConnectorError:
         if error.errno == errno.ENOENT:
-            reason = f"its session {self._session} is gone: the owner closed it, or died"
+            durable = _file_durable.is_directory_name(self._session)
+            why = "it was removed, or collected" if durable else "the owner closed it, or died"
+            reason = f"its session {self._session} is gone: {why}"
             return ConnectorUnavailableError(self.url, reason)
         return ConnectorUnavailableError(self.url, str(error))
+
+
+def _durable_root(url: str) -> str:
+    """Return the directory that a URL names, for sessions that outlive processes."""
+    parts = urlsplit(url)
+    options = parse_qs(parts.query)
+    # In shared memory, and in a directory for temporary files, nothing is for good; and between two
+    # directories, nobody can say which put was the first.
+    if not unquote(parts.path) or "spill" in options:
+        raise NotDurableError(url)
+    return os.path.abspath(unquote(parts.path))
 
 
 def _attach(cls: type[FileConnector], session: str, roots: list[str]) -> FileConnector:
@@ -410,7 +500,7 @@ def _usual_roots() -> list[str]:
     return [os.path.join(place, name) for place in places]
 
 
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}").fullmatch
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}").fullmatch
 
 
 def _file_name(key: str) -> str:

@@ -8,11 +8,13 @@ does not answer, with growing waits, for a few seconds.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from proxyexec_connectors import _redis_durable
 from proxyexec_connectors._anonymous import allocate
 from proxyexec_connectors._host_cache import HostCache, Known
 from proxyexec_connectors._layout import split
@@ -28,11 +30,13 @@ from proxyexec_connectors._redis_session import (
     unlink,
 )
 from proxyexec_connectors._redis_wire import Request, ready
+from proxyexec_connectors.durable import DurableSession, check_max_age, check_name
 from proxyexec_connectors.errors import (
     ConnectorError,
     ConnectorFullError,
     ConnectorUnavailableError,
     CorruptObjectError,
+    NotDurableError,
 )
 from proxyexec_connectors.protocol import Usage
 
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
 
     from proxyexec_connectors._host_cache import Write
+    from proxyexec_connectors._redis_durable import RedisClaim
     from proxyexec_connectors._redis_wire import Command, Refusal, Replies
     from proxyexec_connectors.protocol import Frames
 
@@ -71,17 +76,23 @@ _SMALL_WINDOW = 64
 
 _DEFAULT = Options()
 
+# The holder of a claim may be silent for so long, or for the time of grace if that is shorter.
+_CLAIM_SECONDS = 15.0
+
 # First write wins, decided in one step with what the index says. The temporary key is found
 # incomplete when the server lost it between the transactions of a big object.
+# A durable session is enlisted when it is made, and not again after it was removed.
 _COMMIT = """
 local whole = redis.call('HLEN', KEYS[1]) == tonumber(ARGV[3])
 local taken = redis.call('EXISTS', KEYS[2]) == 1
 if whole and not taken then
   redis.call('HSET', KEYS[3], ARGV[1], ARGV[2])
   redis.call('PEXPIRE', KEYS[3], ARGV[5])
-  redis.call('SADD', KEYS[4], ARGV[6])
-  redis.call('PEXPIRE', KEYS[4], ARGV[7])
-  redis.call('SET', KEYS[5], '', 'NX', 'PX', ARGV[8])
+  if KEYS[4] then
+    redis.call('SADD', KEYS[4], ARGV[6])
+    redis.call('PEXPIRE', KEYS[4], ARGV[7])
+    redis.call('SET', KEYS[5], '', 'NX', 'PX', ARGV[8])
+  end
   redis.call('RENAME', KEYS[1], KEYS[2])
 else
   redis.call('UNLINK', KEYS[1])
@@ -141,18 +152,25 @@ class RedisConnector:
         self, place: Place, session: str, options: Options, ownership: Ownership | None = None
     ) -> None:
         self._session, self._options, self._ownership = session, options, ownership
-        self._names = Names(session)
+        is_durable = _redis_durable.is_durable(session)
+        self._names = _redis_durable.durable_names(session) if is_durable else Names(session)
         self._ttl = round(options.ttl * 1000)
         self._grace = round(options.grace * 1000)
         # What follows an entry in the index: nothing stays in the server that nobody lists. Nor is
         # a session listed that is not alive, after the server has lost both: it would be swept.
-        self._enlist = [
-            ready("PEXPIRE", self._names.index, self._ttl),
-            ready("SADD", SESSIONS, self._names.session),
-            ready("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
-            ready("SET", self._names.alive, b"", "NX", "PX", self._grace),
-        ]
+        self._enlist = [ready("PEXPIRE", self._names.index, self._ttl)]
+        if not is_durable:
+            self._enlist += [
+                ready("SADD", SESSIONS, self._names.session),
+                ready("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+                ready("SET", self._names.alive, b"", "NX", "PX", self._grace),
+            ]
         self._link = Link(place, options)
+        self._durable = None
+        if is_durable:
+            self._durable = _redis_durable.Durable(
+                self._link, self._names, self._ttl, min(options.grace, _CLAIM_SECONDS)
+            )
         self._are_current = _CurrentOnes(self._link, self._names)
         self._host_cache = HostCache(session, options.host_cache, self._are_current)
         self._shares = False
@@ -180,6 +198,60 @@ class RedisConnector:
             connector.close()
             raise
         return connector
+
+    @classmethod
+    def open_durable(
+        cls, url: str, name: str, *, max_age: float | None = None, create: bool = True
+    ) -> Self:
+        check_max_age(max_age)
+        place = Place(url)
+        options = place.with_options(_DEFAULT)
+        with contextlib.closing(Link(place, options._replace(max_connections=1))) as link:
+            age = _redis_durable.make(link, check_name(name), max_age, create=create)
+        # The age is the time to live of every key; the one that the URL may name is of others.
+        session = _redis_durable.session_id(name)
+        connector = _joined(cls, url, session, options._replace(ttl=age))
+        try:
+            connector.touch()
+        except BaseException:
+            connector.close()
+            raise
+        return connector
+
+    @classmethod
+    def durable_sessions(cls, url: str) -> list[DurableSession]:
+        place = Place(url)
+        options = place.with_options(_DEFAULT)._replace(max_connections=1)
+        with contextlib.closing(Link(place, options)) as link:
+            return _redis_durable.sessions(link)
+
+    @classmethod
+    def remove_durable(cls, url: str, name: str, *, only_expired: bool = False) -> bool:
+        place = Place(url)
+        options = place.with_options(_DEFAULT)._replace(max_connections=1)
+        with contextlib.closing(Link(place, options)) as link:
+            return _redis_durable.discard(link, check_name(name), only_expired=only_expired)
+
+    def durable(self, name: str, *, max_age: float | None = None) -> Self:
+        return self.open_durable(self._link.place.given, name, max_age=max_age)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return self._as_durable.keys(prefix)
+
+    def touch(self) -> None:
+        self._as_durable.touch()
+
+    def claim(self, name: str) -> RedisClaim | None:
+        return self._as_durable.claim(name)
+
+    def claimed(self, names: Sequence[str]) -> list[bool]:
+        return self._as_durable.claimed(names) if names else []
+
+    @property
+    def _as_durable(self) -> _redis_durable.Durable:
+        if self._durable is None:
+            raise NotDurableError(f"the session {self._session} of {self.url}")
+        return self._durable
 
     def __reduce__(self) -> tuple[object, ...]:
         return _joined, (type(self), self._link.place.given, self._session, self._options)
@@ -258,6 +330,10 @@ class RedisConnector:
             if isinstance(error, ConnectorFullError):
                 raise ConnectorFullError(self.url, needed, self._free_bytes()) from error.__cause__
             raise
+        if self._durable is not None and replies:
+            [there] = replies.pop()
+            if not there:
+                self._durable.undo()
         if any(_LOST in results for results in replies):
             reason = "it lost a part of an object while that was being stored"
             raise ConnectorUnavailableError(self.url, reason)
@@ -285,6 +361,8 @@ class RedisConnector:
             size += parcel.size
         if batch:
             yield Request(batch, atomic=True)
+        if self._durable is not None and parcels:
+            yield Request([self._durable.is_there])
 
     def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command | bytes]:
         """Store a small object. No script: Lua looks at each byte of a value that it passes on."""
@@ -316,7 +394,8 @@ class RedisConnector:
     def _commit(self, key: str, head: Head, temporary: bytes) -> Command:
         names, field = self._names, self._names.field_of(key)
         objects = (names.prefix + temporary, names.prefix + field)
-        keys = (*objects, names.index, SESSIONS, names.alive)
+        listing = () if self._durable is not None else (SESSIONS, names.alive)
+        keys = (*objects, names.index, *listing)
         facts = (
             field,
             head.size,

@@ -18,7 +18,7 @@ from proxyexec_connectors.errors import MissingExtraError, UnknownSchemeError
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
 
-__all__ = ["attach", "connect"]
+__all__ = ["attach", "connect", "connector_class", "without_password"]
 
 _GROUP = "proxyexec.connectors"
 
@@ -41,7 +41,7 @@ def connect(url: str) -> Connector:
         MissingExtraError: the connector's library is not installed.
         ValueError: the URL cannot be read.
     """
-    return _connector_class(url).from_url(url)
+    return connector_class(url).from_url(url)
 
 
 def attach(address: str) -> Connector:
@@ -49,10 +49,11 @@ def attach(address: str) -> Connector:
 
     Raises what :func:`connect` does.
     """
-    return _connector_class(address).attach(address)
+    return connector_class(address).attach(address)
 
 
-def _connector_class(url: str) -> type[Connector]:
+def connector_class(url: str) -> type[Connector]:
+    """Return the class of connectors for a URL; raises what :func:`connect` does."""
     try:
         scheme = urlsplit(url).scheme
     except ValueError:
@@ -71,11 +72,11 @@ def _connector_class(url: str) -> type[Connector]:
         if point.name == scheme:
             return cast("type[Connector]", point.load())
     known = sorted({*_BUILT_IN, *(point.name for point in installed)})
-    raise UnknownSchemeError(_without_password(url), tuple(known))
+    raise UnknownSchemeError(without_password(url), tuple(known))
 
 
-def _without_password(url: str) -> str:
-    """``url`` with what may be a password in it starred out, whatever its scheme."""
+def without_password(url: str) -> str:
+    """Return ``url`` with what may be a password in it starred out, whatever its scheme."""
     # A password may hold any character, if it was not written as a URL wants it. So it ends at the
     # last of these; or, in a query, with the URL.
     login, found, rest = url.rpartition("@")

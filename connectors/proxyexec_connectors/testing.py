@@ -1,4 +1,4 @@
-"""The conformance suite for connectors, as a class to subclass. Needs pytest; measures nothing.
+"""The conformance suites for connectors, as classes to subclass. Needs pytest; measures nothing.
 
 ::
 
@@ -35,19 +35,36 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import pytest
 
-from proxyexec_connectors.errors import ConnectorClosedError, ForeignProcessError
+from proxyexec_connectors.durable import (
+    DEFAULT_MAX_AGE,
+    DurableConnector,
+    collect,
+    open_session,
+    remove_session,
+    sessions,
+)
+from proxyexec_connectors.errors import (
+    ConnectorClosedError,
+    ConnectorUnavailableError,
+    ForeignProcessError,
+    SessionMissingError,
+)
 from proxyexec_connectors.protocol import Connector
+from proxyexec_connectors.registry import connect
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["ConnectorSuite"]
+__all__ = ["ConnectorSuite", "DurableSuite"]
 
 _T = TypeVar("_T")
 _Another: TypeAlias = Callable[[], Connector]
@@ -484,3 +501,310 @@ def _in_a_fork(function: Callable[[], Any]) -> Any:
     if raised is not None:
         raise raised
     return value
+
+
+class DurableSuite:
+    """Every promise of :class:`~proxyexec_connectors.durable.DurableConnector`, as a test.
+
+    A subclass has a fixture ``place``: the URL of a place that has no durable sessions yet.
+    """
+
+    def test_it_follows_the_protocol(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            assert isinstance(session, DurableConnector)
+            assert session.url
+            assert session.address
+
+    def test_it_outlives_its_connectors(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            session.put("key", [b"small"])
+            session.put("large", [b"x" * 3_000_000])
+        # Whoever opens a session that has an owner sweeps those whose owners are dead.
+        with closing(connect(place)):
+            pass
+        with closing(open_session(place, "a", create=False)) as session:
+            assert _contents(session.get("key")) == [b"small"]
+            assert _contents(session.get("large")) == [b"x" * 3_000_000]
+
+    def test_it_outlives_a_process_that_is_killed(self, place: str) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                open_session(place, "a").put("key", [b"x"])
+                os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        with closing(connect(place)), closing(open_session(place, "a", create=False)) as session:
+            assert _contents(session.get("key")) == [b"x"]
+
+    def test_names_are_sessions_of_their_own(self, place: str) -> None:
+        with closing(open_session(place, "a")) as one, closing(open_session(place, "a.b")) as two:
+            one.put("key", [b"one"])
+            assert two.get("key") is None
+            two.put("key", [b"two"])
+            assert one.usage().objects == 1
+            assert one.address != two.address
+            assert remove_session(place, "a")
+            assert _contents(two.get("key")) == [b"two"]
+
+    def test_many_open_it_at_once(self, place: str) -> None:
+        def race(number: int, barrier: threading.Barrier) -> list[bytes]:
+            barrier.wait(60)
+            with closing(open_session(place, "a")) as session:
+                session.put("key", [b"%d" % number])
+                session.put(f"key.{number}", [])
+                return _contents(session.get("key"))
+
+        seen = _together(8, race)
+        assert seen == [seen[0]] * 8
+        [known] = sessions(place)
+        assert (known.name, known.objects) == ("a", 9)
+
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    def test_one_of_many_puts_wins_whole(self, place: str, size: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        with (
+            closing(open_session(place, "a")) as session,
+            spawn.Manager() as manager,
+            ProcessPoolExecutor(3, mp_context=spawn) as pool,
+        ):
+            barrier = manager.Barrier(3)
+            futures = [
+                pool.submit(_put_at_once, session, barrier, number, size) for number in range(3)
+            ]
+            seen = [future.result(120) for future in futures]
+            for one in zip(*seen, strict=True):
+                assert len(set(one)) == 1
+            assert session.usage().objects == _ROUNDS
+
+    def test_what_cannot_be_a_name(self, place: str) -> None:
+        for name in ("", ".", "..", "a/b", "../a", "-a", "a b", "a\n", "ä", "x" * 101, "a~b"):
+            with pytest.raises(ValueError, match="no name for a durable session"):
+                open_session(place, name)
+        assert sessions(place) == []
+
+    def test_a_session_that_is_not_there(self, place: str) -> None:
+        with pytest.raises(SessionMissingError):
+            open_session(place, "a", create=False)
+        assert not remove_session(place, "a")
+        assert sessions(place) == []
+
+    def test_listing(self, place: str) -> None:
+        assert sessions(place) == []
+        before = time.time()
+        with closing(open_session(place, "b", max_age=100.0)) as session:
+            session.put("key", [b"x" * 1000])
+        with closing(open_session(place, "a")):
+            pass
+        a, b = sessions(place)
+        assert (a.name, a.objects, a.bytes, a.max_age) == ("a", 0, 0, DEFAULT_MAX_AGE)
+        assert (b.name, b.objects, b.max_age) == ("b", 1, 100.0)
+        assert 1000 <= b.bytes < 9200
+        for one in (a, b):
+            assert before - 2 <= one.created <= time.time() + 2
+            assert before - 2 <= one.used <= time.time() + 2
+            assert not one.is_expired()
+
+    def test_its_age_is_stored_and_can_be_changed(self, place: str) -> None:
+        open_session(place, "a", max_age=100.0).close()
+        open_session(place, "a").close()
+        assert sessions(place)[0].max_age == 100.0
+        open_session(place, "a", max_age=5000.0).close()
+        assert sessions(place)[0].max_age == 5000.0
+        for wrong in (0.0, -1.0, float("inf"), float("nan")):
+            with pytest.raises(ValueError, match="max_age"):
+                open_session(place, "a", max_age=wrong)
+
+    def test_keys(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            assert session.keys() == []
+            items: dict[str, Frames] = {f"b.{n:04d}": [b"x"] for n in range(1500)}
+            session.put_many({**items, "a.1": [b"x" * 2_000_000], "c.1+2": []})
+            claim = session.claim("b.claim")
+            assert session.keys() == sorted([*items, "a.1", "c.1+2"])
+            assert session.keys("a.") == ["a.1"]
+            assert session.keys("b.") == sorted(items)
+            session.evict(["a.1", "b.0000"])
+            assert session.keys("a.") == []
+            assert len(session.keys()) == 1500
+            assert session.usage().objects == 1500
+            assert claim is not None
+            claim.release()
+
+    def test_removing(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            session.put_many({f"key.{n}": [b"x"] for n in range(1500)})
+            session.put("large", [b"x" * 3_000_000])
+            claim = session.claim("name")
+            assert claim is not None
+            assert remove_session(place, "a")
+            assert sessions(place) == []
+            assert session.get("key.1") is None
+            for size in (1, 3_000_000):
+                with pytest.raises(ConnectorUnavailableError, match="gone"):
+                    session.put("key", [b"x" * size])
+            with pytest.raises(ConnectorUnavailableError, match="gone"):
+                session.claim("other")
+            claim.release()
+        assert not remove_session(place, "a")
+        assert self.remains(place) == []
+        with closing(open_session(place, "a")) as session:
+            assert session.keys() == []
+
+    def remains(self, place: str) -> list[Any]:
+        """Return what there is in a place without sessions."""
+        return []
+
+    def test_collecting(self, place: str) -> None:
+        open_session(place, "young").close()
+        with closing(open_session(place, "old", max_age=0.2)) as session:
+            session.put("key", [b"x"])
+        deadline = time.monotonic() + 30
+        while "old" in [one.name for one in sessions(place)] and not collect(place):
+            assert time.monotonic() < deadline
+        assert [one.name for one in sessions(place)] == ["young"]
+        assert collect(place) == []
+
+    def test_what_is_used_is_not_collected(self, place: str) -> None:
+        with closing(open_session(place, "a", max_age=1.5)) as session:
+            session.put("key", [b"x"])
+            claim = session.claim("name")
+            assert claim is not None
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                assert collect(place) == []
+                time.sleep(0.05)
+            assert _contents(session.get("key")) == [b"x"]
+            claim.release()
+
+    def test_claims(self, place: str) -> None:
+        with closing(open_session(place, "a")) as one, closing(open_session(place, "a")) as two:
+            claim = one.claim("name")
+            assert claim is not None
+            assert claim.name == "name"
+            assert two.claim("name") is None
+            assert one.claim("name") is None
+            assert two.claimed(["name", "other"]) == [True, False]
+            other = two.claim("other")
+            assert other is not None
+            claim.release()
+            claim.release()
+            assert one.claimed(["name", "other"]) == [False, True]
+            again = two.claim("name")
+            assert again is not None
+            claim.release()
+            assert one.claim("name") is None
+            again.release()
+            other.release()
+            assert one.usage() == (0, 0)
+
+    def test_one_gets_a_claim(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+
+            def race(_: int, barrier: threading.Barrier) -> list[int]:
+                got = []
+                for number in range(20):
+                    barrier.wait(60)
+                    claim = session.claim(f"name.{number}")
+                    barrier.wait(60)  # nobody lets go before all have tried
+                    if claim is not None:
+                        got.append(number)
+                        claim.release()
+                return got
+
+            assert sorted(chain(*_together(4, race))) == list(range(20))
+
+    def test_a_claim_goes_with_its_process(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            readable, writable = os.pipe()
+            child = os.fork()
+            if child == 0:
+                try:
+                    signal.alarm(60)
+                    claim = session.claim("name")
+                    os.write(writable, b"1" if claim is not None else b"0")
+                    signal.pause()
+                finally:
+                    os._exit(1)
+            assert os.read(readable, 1) == b"1"
+            assert session.claimed(["name"]) == [True]
+            assert session.claim("name") is None
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(readable)
+            os.close(writable)
+            assert session.claimed(["name"]) == [False]
+            claim = session.claim("name")
+            assert claim is not None
+            claim.release()
+
+    def test_a_forked_child_keeps_no_claim(self, place: str) -> None:
+        """An orphan of a holder that was killed must not be taken for him."""
+        with closing(open_session(place, "a")) as session:
+            readable, writable = os.pipe()
+            child = os.fork()
+            if child == 0:
+                try:
+                    signal.alarm(60)
+                    session.claim("name")
+                    orphan = os.fork()
+                    if orphan == 0:
+                        signal.alarm(60)
+                        os.write(writable, b"%d\n" % os.getpid())
+                        signal.pause()
+                    signal.pause()
+                finally:
+                    os._exit(1)
+            with os.fdopen(readable) as pipe:
+                orphan = int(pipe.readline())
+            os.close(writable)
+            try:
+                assert session.claimed(["name"]) == [True]
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                assert session.claimed(["name"]) == [False]
+                claim = session.claim("name")
+                assert claim is not None
+                claim.release()
+            finally:
+                os.kill(orphan, signal.SIGKILL)
+
+    def test_a_forked_child_releases_nothing(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            claim = session.claim("name")
+            assert claim is not None
+            _in_a_fork(claim.release)
+            assert session.claimed(["name"]) == [True]
+            claim.release()
+
+    def test_unpickled_and_attached_elsewhere(self, place: str) -> None:
+        with closing(open_session(place, "a")) as session:
+            session.put("key", [b"from here"])
+            assert _elsewhere(_exchange, session) == [b"from here"]
+            session.evict(["reply"])
+            assert _elsewhere(_attach_and_exchange, type(session), session.address) == [
+                b"from here"
+            ]
+            assert _contents(session.get("reply")) == [b"from there"]
+
+    def test_from_a_connector_of_the_same_place(self, place: str) -> None:
+        with closing(connect(place)) as connector:
+            assert isinstance(connector, DurableConnector)
+            with closing(connector.durable("a", max_age=50.0)) as session:
+                session.put("key", [b"x"])
+        [known] = sessions(place)
+        assert (known.name, known.objects, known.max_age) == ("a", 1, 50.0)
+
+
+# How often processes meet to put something under the same key.
+_ROUNDS = 20
+
+
+def _put_at_once(session: DurableConnector, barrier: Any, number: int, size: int) -> list[bytes]:
+    seen = []
+    for turn in range(_ROUNDS):
+        barrier.wait(60)
+        session.put(f"key.{turn}", [bytes([number]) * size])
+        seen.append(_contents(session.get(f"key.{turn}"))[0][:1])
+    return seen
