@@ -27,7 +27,6 @@ from proxyexec._task import (
     TimedChunkTask,
     TimedOutcome,
     chunk_key,
-    errors_of,
     unpacked_error,
     weight_of,
 )
@@ -445,7 +444,7 @@ class TimedChunkCall(ChunkCall):
         if type(result) is Failed:
             # A worker that lives has removed the parts of what it could not deliver.
             self._context.store.evict_soon(self._keys_of_result(key, parts=False))
-            return Failed(unpacked_error(result.error, errors_of(self._context), self._called))
+            return Failed(unpacked_error(result.error, self._context.errors(), self._called))
         try:
             return self._open_one(result, key)
         except Exception as error:  # noqa: BLE001 - it is raised in its turn

@@ -176,6 +176,15 @@ class Raised:
             None if payload is None else payload_in(inner, "payload", payload),
         )
 
+    @classmethod
+    def from_json(cls, value: Any) -> Raised:
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            CallRecordError: it is something else.
+        """
+        return cls.from_fields(Fields("what was raised", {"exception": value}, ("exception",)))
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields of a record."""
         return {

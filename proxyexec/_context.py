@@ -33,7 +33,7 @@ from proxyexec._proxy import (
     make_proxy,
     reference_of,
 )
-from proxyexec._serialize import Candidate, Serializer, frames_size
+from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import container_bound, size_bound
 from proxyexec._store import Store, fetch, is_in_memory, seal_of, store_at
 from proxyexec._types import find_function
@@ -252,6 +252,11 @@ class Context(NamedTuple):
         except DeserializationError as error:
             raise arrival_error(what, error) from error
         return travelled
+
+    def errors(self) -> Serializer:
+        """Return what serializes what calls raise: the store's serializer need not be able to."""
+        serializer = self.serializer
+        return serializer if isinstance(serializer, PickleSerializer) else PickleSerializer()
 
     def unpack_function(self, travelled: Any) -> Any:
         """Turn what has travelled for a callable into that; see :meth:`unpack`."""

@@ -208,7 +208,8 @@ def _collect(arguments: argparse.Namespace) -> int:
     from proxyexec.groups import collect_groups  # noqa: PLC0415
 
     removed = collect_groups(arguments.store)
-    _print_sessions(removed, as_json=arguments.json)
+    if removed or arguments.json:
+        _print_sessions(removed, as_json=arguments.json)
     if not arguments.json:
         size = sum(one.bytes for one in removed)
         print(f"removed {_many(len(removed), 'group')}, {size:,} bytes")  # noqa: T201
@@ -219,6 +220,8 @@ def _print_sessions(sessions: Sequence[DurableSession], *, as_json: bool) -> Non
     if as_json:
         _print_json([one._asdict() for one in sessions])
         return
+    if not sessions:
+        print("no groups")  # noqa: T201
     _print_table(
         ("GROUP", "CREATED", "LAST USED", "MAX AGE", "OBJECTS", "BYTES"),
         [

@@ -21,25 +21,25 @@ and ``client.<client>``, of a client that has the group open.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec_connectors.errors import CorruptObjectError
 
+from proxyexec._payloads import PYTHON
 from proxyexec.errors import ArrivalError
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames
+    from typing_extensions import Self
 
 __all__ = [
     "CALL",
     "CANCELLED",
     "INPUT",
     "OUTCOME",
-    "PYTHON",
     "RESULT",
     "CallRecord",
     "CallReference",
@@ -63,9 +63,6 @@ __all__ = [
 CALL, OUTCOME, INPUT, RESULT = "call.", "outcome.", "input.", "result."
 CANCELLED = "cancelled"
 
-PYTHON = "{}.{}".format(*sys.version_info)
-"""Pickles are read by the version of Python that wrote them."""
-
 _VERSION = 1
 
 # So many records are read in one go.
@@ -79,9 +76,42 @@ class CallReference:
     id: str
 
 
+@dataclass(kw_only=True)
+class _Record:
+    """What is written down."""
+
+    kind: ClassVar[str]
+    python: str = PYTHON
+    body: Frames = field(default=(), repr=False)
+    """What the serializer made of the rest."""
+
+    def frames(self) -> list[Any]:
+        """Return what is stored."""
+        facts = {one.name: getattr(self, one.name) for one in fields(self)}
+        del facts["body"]
+        return [json.dumps({"kind": self.kind, "version": _VERSION, **facts}).encode(), *self.body]
+
+    @classmethod
+    def read(cls, frames: Frames, key: str, url: str) -> Self:
+        """Understand what is stored.
+
+        Raises:
+            CorruptObjectError: it makes no sense.
+        """
+        try:
+            facts = json.loads(bytes(frames[0]))
+            if (facts.pop("kind"), facts.pop("version")) != (cls.kind, _VERSION):
+                raise ValueError(f"it is no {cls.kind} of version {_VERSION}")
+            return cls(**facts, body=list(frames)[1:])
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise CorruptObjectError(url, key, str(error)) from error
+
+
 @dataclass
-class CallRecord:
-    """A call, as it is written down."""
+class CallRecord(_Record):
+    """A call, as it is written down; the body is the function and its arguments."""
+
+    kind = "call"
 
     name: str
     """Of the function, for messages."""
@@ -91,25 +121,14 @@ class CallRecord:
     """Ids of the calls whose results it is given."""
     registered: str | None = None
     """The id of its function, if that is a registered one."""
-    python: str = PYTHON
     created: float = field(default_factory=time.time)
-    body: Frames = field(default=(), repr=False)
-    """Serialized: function, positional arguments and keyword arguments."""
-
-    def frames(self) -> list[Any]:
-        """Return what is stored."""
-        return _frames("call", self)
-
-    @classmethod
-    def read(cls, frames: Frames, key: str, url: str) -> CallRecord:
-        """Understand what is stored; raises :class:`CorruptObjectError` if that makes no sense."""
-        record: CallRecord = _read(cls, "call", frames, key, url)
-        return record
 
 
 @dataclass
-class OutcomeRecord:
-    """What a call came to, as it is written down."""
+class OutcomeRecord(_Record):
+    """What a call came to, as it is written down; the body is the result, or the error."""
+
+    kind = "outcome"
 
     state: str
     """``done``, ``failed`` or ``cancelled``."""
@@ -122,42 +141,19 @@ class OutcomeRecord:
     """Keys of inputs that the result refers to."""
     seconds: float = 0.0
     """How long the function ran."""
-    python: str = PYTHON
     created: float = field(default_factory=time.time)
-    body: Frames = field(default=(), repr=False)
-    """Serialized: what travels for the result, or the error."""
-
-    def frames(self) -> list[Any]:
-        """Return what is stored."""
-        return _frames("outcome", self)
-
-    @classmethod
-    def read(cls, frames: Frames, key: str, url: str) -> OutcomeRecord:
-        """Understand what is stored; raises :class:`CorruptObjectError` if that makes no sense."""
-        record: OutcomeRecord = _read(cls, "outcome", frames, key, url)
-        return record
 
 
 @dataclass
-class FunctionRecord:
+class FunctionRecord(_Record):
     """A registered function, as it is written down."""
 
+    kind = "function"
+
     name: str
-    python: str = PYTHON
-    body: Frames = field(default=(), repr=False)
-
-    def frames(self) -> list[Any]:
-        """Return what is stored."""
-        return _frames("function", self)
-
-    @classmethod
-    def read(cls, frames: Frames, key: str, url: str) -> FunctionRecord:
-        """Understand what is stored; raises :class:`CorruptObjectError` if that makes no sense."""
-        record: FunctionRecord = _read(cls, "function", frames, key, url)
-        return record
 
 
-def check_python(record: CallRecord | OutcomeRecord | FunctionRecord, what: str) -> None:
+def check_python(record: _Record, what: str) -> None:
     """See to it that what is in a record is only unpickled by the Python that pickled it.
 
     Raises:
@@ -244,28 +240,3 @@ def _read_one(session: Connector, key: str) -> Frames | None:
         return session.get(key)
     except CorruptObjectError:
         return None
-
-
-def _frames(kind: str, record: Any) -> list[Any]:
-    body = record.body
-    record.body = ()
-    try:
-        facts = asdict(record)
-    finally:
-        record.body = body
-    del facts["body"]
-    return [json.dumps({"kind": kind, "version": _VERSION, **facts}).encode(), *body]
-
-
-def _read(cls: Any, kind: str, frames: Frames, key: str, url: str) -> Any:
-    try:
-        facts = json.loads(bytes(frames[0]))
-        if (facts.pop("kind"), facts.pop("version")) != (kind, _VERSION):
-            raise ValueError(f"it is no {kind} of version {_VERSION}")
-        return cls(**facts, body=_rest(frames))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CorruptObjectError(url, key, str(error)) from error
-
-
-def _rest(frames: Frames) -> Sequence[Any]:
-    return list(frames)[1:]

@@ -30,7 +30,7 @@ from proxyexec._group_records import (
     task_claim,
 )
 from proxyexec._proxy import Reference, extract, is_proxy, reference_of
-from proxyexec._task import context_from, errors_of, packed_error, unpacked_error
+from proxyexec._task import context_from, packed_error, unpacked_error
 from proxyexec.errors import (
     ConnectorError,
     ObjectMissingError,
@@ -158,7 +158,7 @@ def _failure(
     context: Context, record: CallRecord, attempt: str, error: BaseException, seconds: float
 ) -> OutcomeRecord:
     said = f"{name_of(type(error))}: {error}"[:_LONGEST_MESSAGE]
-    body = envelope_of(context).dumps(packed_error(error, errors_of(context)))
+    body = envelope_of(context).dumps(packed_error(error, context.errors()))
     return OutcomeRecord("failed", record.name, attempt, said, [], seconds, body=body)
 
 
@@ -211,7 +211,7 @@ def error_of(context: Context, outcome: OutcomeRecord) -> BaseException:
     try:
         check_python(outcome, f"what {outcome.name} raised")
         packed = envelope_of(context).loads(outcome.body)
-        return unpacked_error(packed, errors_of(context), outcome.name)
+        return unpacked_error(packed, context.errors(), outcome.name)
     except Exception as error:  # noqa: BLE001 - a serializer's, of whatever kind
         return error
 

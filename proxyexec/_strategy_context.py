@@ -27,7 +27,7 @@ from proxyexec._context import (
 )
 from proxyexec._payloads import Payload, Serializers, decode, encode
 from proxyexec._proxy import Embedded, embedding, extract
-from proxyexec._serialize import Candidate, PickleSerializer, frames_size
+from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._store import Store, store_at
 from proxyexec.errors import DeserializationError, ObjectMissingError, arrival_error
 from proxyexec.policy import is_proxied
@@ -70,6 +70,10 @@ class StrategyContext(Context):
                 kept = kept_by(keeper, function, candidate.frames, embedded, what)
                 return self.refer(kept, embedded.addresses)
         return self._inline(candidate.frames, embedded)
+
+    def errors(self) -> Serializer:
+        serializers = self.serializers
+        return super().errors() if serializers.allowed is None else _ForErrors(serializers)
 
     def unpack_function(self, travelled: Any) -> Any:
         try:
@@ -117,6 +121,29 @@ class _ForCode:
 
     def loads(self, frames: Frames) -> Any:
         return decode(Payload.from_frames(frames), allowed=self._strategies)
+
+
+class _ForErrors:
+    """Writes what calls raise in words, and the exception itself if its reader allows that.
+
+    Args:
+        serializers: of the executor.
+    """
+
+    def __init__(self, serializers: Serializers) -> None:
+        self._serializers = serializers
+
+    def dumps(self, obj: Any) -> Frames:
+        from proxyexec._call_payloads import Raised  # noqa: PLC0415 - most calls return
+
+        raised = Raised.of(obj, self._serializers.results or ())
+        return encode(raised.to_json(), "json").to_frames()
+
+    def loads(self, frames: Frames) -> Any:
+        from proxyexec._call_payloads import Raised  # noqa: PLC0415
+
+        facts = decode(Payload.from_frames(frames), allowed="json")
+        return Raised.from_json(facts).load("the call", self._serializers.allowed)
 
 
 @functools.lru_cache(maxsize=64)

@@ -20,9 +20,9 @@ from proxyexec_connectors._layout import split
 from proxyexec._carried import callable_name
 from proxyexec._context import SEALED, Context, Inline, Stored, joined
 from proxyexec._proxy import Reference, is_embedding
-from proxyexec._serialize import PickleSerializer
+from proxyexec._serialize import PickleSerializer, Serializer
 from proxyexec._sizes import data_size
-from proxyexec.errors import ArrivalError, DeserializationError, SerializationError
+from proxyexec.errors import DeserializationError, SerializationError, arrival_error
 
 __all__ = [
     "HEAVIEST_BYTES",
@@ -35,7 +35,6 @@ __all__ = [
     "blob_of",
     "chunk_key",
     "context_from",
-    "errors_of",
     "packed_error",
     "unpacked_error",
     "weight_of",
@@ -219,7 +218,7 @@ class TimedChunkTask(ChunkTask):
                     result = context.deliver(result, key, self._what, alone=False)
                     weight += weight_of(result)
             except BaseException as error:  # noqa: BLE001 - as pools do
-                failed = Failed(packed_error(error, errors_of(context)))
+                failed = Failed(packed_error(error, context.errors()))
                 result, weight = failed, weight + weight_of(failed.error)
             results.append(result)
             if clock() > stop or weight > HEAVIEST_BYTES:
@@ -230,7 +229,7 @@ class TimedChunkTask(ChunkTask):
         )
 
 
-def packed_error(error: BaseException, serializer: PickleSerializer) -> Inline:
+def packed_error(error: BaseException, serializer: Serializer) -> Inline:
     """Serialize what a call raised, with the text of its traceback, as pools do.
 
     As with those, what cannot be serialized is replaced by what that raised.
@@ -241,7 +240,9 @@ def packed_error(error: BaseException, serializer: PickleSerializer) -> Inline:
         return _inline(failed.__cause__ or failed, PickleSerializer())
 
 
-def _inline(error: BaseException, serializer: PickleSerializer) -> Inline:
+def _inline(error: BaseException, serializer: Serializer) -> Inline:
+    if not isinstance(serializer, PickleSerializer):  # one of errors, with their tracebacks
+        return Inline(joined(serializer.dumps(error)))
     assert error.__traceback__ is not None  # noqa: S101 - it has been raised
     remote = _ExceptionWithTraceback(error, error.__traceback__)
     # They are in that text. Where tblib is installed they would be pickled, too, if they can be.
@@ -249,12 +250,12 @@ def _inline(error: BaseException, serializer: PickleSerializer) -> Inline:
     return Inline(joined(serializer.dumps(remote)))
 
 
-def unpacked_error(packed: Inline, serializer: PickleSerializer, called: str) -> BaseException:
+def unpacked_error(packed: Inline, serializer: Serializer, called: str) -> BaseException:
     """Make an exception of its serialized form again; ``called`` is what raised it."""
     try:
         error: BaseException = serializer.loads(split(packed.blob))
     except DeserializationError as failed:
-        error = ArrivalError(f"what {called} raised", failed.reason)
+        error = arrival_error(f"what {called} raised", failed)
         error.__cause__ = failed
     return error
 
@@ -262,12 +263,6 @@ def unpacked_error(packed: Inline, serializer: PickleSerializer, called: str) ->
 def weight_of(travels: Any) -> int:
     """Return about how many bytes something takes on its way, where that is known."""
     return len(travels.blob) if type(travels) is Inline else data_size(travels) or 0
-
-
-def errors_of(context: Context) -> PickleSerializer:
-    """The serializer of errors: a store's need not be able to."""
-    serializer = context.serializer
-    return serializer if isinstance(serializer, PickleSerializer) else PickleSerializer()
 
 
 def chunk_key(key: str, number: int) -> str:

@@ -45,7 +45,7 @@ def fill(url, group="survey"):
 
 
 def test_listing(run, url):
-    assert run("group", "list", url) == (0, "", "")
+    assert run("group", "list", url) == (0, "no groups\n", "")
     assert run("group", "list", url, "--json") == (0, "[]\n", "")
     fill(url)
     fill(url, "other")

@@ -24,13 +24,16 @@ from proxyexec._group_task import GroupTask
 from proxyexec.errors import (
     ArrivalError,
     ConnectorUnavailableError,
+    ForeignPayloadError,
     NotDurableError,
     ObjectMissingError,
+    RemoteError,
     SerializationError,
     SessionMissingError,
     TaskLostError,
 )
 from proxyexec.groups import Group, collect_groups, list_groups
+from proxyexec.serializers import Serializers
 from proxyexec_connectors import durable
 from proxyexec_connectors.memory import MemoryConnector
 from tests.chaos.census import eventually
@@ -1013,3 +1016,36 @@ def test_what_is_written_down_for_serializers_that_know_no_pickles():
             Envelope().loads([pickle.dumps((wrong, [], {}))])
     with pytest.raises(DeserializationError):
         Envelope().loads([b"nonsense"])
+
+
+class Trap(ValueError):
+    """Makes a directory wherever it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, (self.args[0],)
+
+
+def fall(path):
+    raise Trap(path)
+
+
+def test_what_is_allowed_goes_for_errors_too(url, tmp_path):
+    everything = Serializers(code="reference", data="json")
+    json_only = Serializers(code="reference", data="json", allowed="json")
+    trap = tmp_path / "trap"
+    with grouped(ThreadPoolExecutor(1), url, serializers=everything) as executor:
+        executor.submit(fall, str(trap)).exception(60)
+    trap.rmdir()  # it has been unpickled
+    [future] = reloaded(url, serializers=json_only)
+    assert isinstance(future.exception(60), ForeignPayloadError)
+    assert not trap.exists()
+
+    with grouped(ThreadPoolExecutor(1), url, "words", serializers=json_only) as executor:
+        executor.submit(fall, str(trap))
+    [future] = reloaded(url, "words", serializers=json_only)
+    error = future.exception(60)
+    assert isinstance(error, RemoteError)
+    assert isinstance(error, ValueError)
+    assert (error.type_name, error.message) == ("tests.test_groups.Trap", str(trap))
+    assert "in fall" in error.traceback
+    assert not trap.exists()
