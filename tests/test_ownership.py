@@ -538,7 +538,10 @@ def test_programs_leave_nothing_however_they_end(tmp_path, end):
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = done.stderr
+    if sys.version_info < (3, 12) and "_python_exit" in said and "Bad file descriptor" in said:
+        said = ""  # the base executor's: it wakes a thread that has just closed what it wakes it by
+    assert (done.returncode, done.stdout, said) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
