@@ -8,10 +8,8 @@ until then, and evicted only when there is an outcome: else somebody may yet mak
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec_connectors._layout import split
@@ -23,7 +21,7 @@ from proxyexec._group_records import OutcomeRecord, check_python, outcome_key
 from proxyexec._group_task import error_of, references_of
 from proxyexec._ownership import Lease
 from proxyexec._proxy import make_proxy
-from proxyexec._waiting import announce, in_turn
+from proxyexec._waiting import Awaiting, announce
 from proxyexec.errors import ProxyExecError
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["GroupCall"]
 
 
-class GroupCall:
+class GroupCall(Awaiting):
     """A call of a group; see :class:`proxyexec._future.Call` and :class:`proxyexec._tasks.Pending`.
 
     Args:
@@ -46,6 +44,7 @@ class GroupCall:
     late: ClassVar[bool] = False
 
     def __init__(self, key: str, name: str, group: GroupCalls) -> None:
+        super().__init__()
         self.key = key
         self.name = name
         self.tasks = group.tasks
@@ -59,12 +58,9 @@ class GroupCall:
         self._group = group
         self._held: list[_InputLease] = []
         self._base: Any = None
-        # Guards what follows.
-        self._lock = threading.Lock()
+        # Guarded by the lock, as what follows.
         self._over = False
         self._state = _NEW
-        self._launch: Callable[[], Any] | None = None
-        self._missing = 0
         self._withdrawing = False
         self._opened: tuple[Any, BaseException | None] | None = None
         self.tasks.add(self)
@@ -101,7 +97,7 @@ class GroupCall:
             self._state, self._launch, self._missing = _WAITING, launch, len(futures)
         announce(self)
         for future in futures:
-            future.add_done_callback(self._when_done)
+            future.add_done_callback(self.when_done)
 
     def watch(self) -> None:
         """Leave the call to whoever runs it; the watcher will say what it comes to."""
@@ -112,22 +108,8 @@ class GroupCall:
         """Go on without whoever has run the call: he has died."""
         self._group.lose(self)
 
-    def _when_done(self, future: Any) -> None:
-        in_turn(partial(self._see, future))
-
-    def _see(self, future: TaskFuture[Any]) -> None:
-        error = None if future.cancelled() else future._error()
-        if error is not None or future.cancelled():
-            if self._take_launch() is not None:
-                self._fail_as(future, error)
-            return
-        with self._lock:
-            self._missing -= 1
-            if self._missing:
-                return
-        launch = self._take_launch()
-        if launch is not None:
-            self.launch(launch)
+    def _start(self, launch: Callable[[], Any]) -> None:
+        self.launch(launch)
 
     def _fail_as(self, future: TaskFuture[Any], error: BaseException | None) -> None:
         """End as a call that this one waits for has; what is not written down there is not here."""
@@ -141,11 +123,6 @@ class GroupCall:
                 self.fail(error)
         except ProxyExecError as failure:
             self.fail(failure)
-
-    def _take_launch(self) -> Callable[[], Any] | None:
-        with self._lock:
-            launch, self._launch = self._launch, None
-        return launch
 
     def _follow(self, base: Any) -> None:
         try:
@@ -198,9 +175,6 @@ class GroupCall:
                 cancel(future)
 
     cancel = let_go  # by an executor that is shut down, its futures cancelled
-
-    def go_on(self) -> None:
-        """Do nothing: it waits for results, not for room."""
 
     def withdraw(self) -> bool:
         """Cancel the call if it has not started; tell whether it is, and write that down."""

@@ -32,7 +32,7 @@ from proxyexec._group_records import (
 from proxyexec._group_reload import Reload
 from proxyexec._group_task import GroupTask, written
 from proxyexec._group_watch import Watcher
-from proxyexec.errors import ObjectMissingError, TaskLostError
+from proxyexec.errors import TaskLostError
 from proxyexec.policy import ProxyNever
 
 if TYPE_CHECKING:
@@ -97,11 +97,10 @@ class GroupCalls:
         future = call.future
         assert future is not None  # noqa: S101 - nobody else has it yet
         waits = [one for one in (*args, *kwargs.values()) if type(one) is TaskFuture]
-        foreign = [one for one in waits if not self._is_ours(one)]
         try:
-            if foreign:
-                # They are no part of the group: the call is written down when they are there.
-                self._submit_after(foreign, call, submit, (function, args, kwargs), registered)
+            if not all(map(self._is_ours, waits)):
+                # Some are no part of the group: the call is written down when they are there.
+                self._submit_after(waits, call, submit, (function, args, kwargs), registered)
             else:
                 record, leases = self._packed(name, function, args, kwargs, registered)
                 call.hold(leases)
@@ -114,18 +113,13 @@ class GroupCalls:
 
     def _submit_after(
         self,
-        foreign: Sequence[TaskFuture[Any]],
+        waits: Sequence[TaskFuture[Any]],
         call: GroupCall,
         submit: _Submit,
         what: tuple[Any, Sequence[Any], dict[str, Any]],
         registered: str | None,
     ) -> None:
         function, args, kwargs = what
-        mine = [
-            one
-            for one in (*args, *kwargs.values())
-            if type(one) is TaskFuture and self._is_ours(one)
-        ]
 
         def launch() -> Any:
             def arrived(value: Any) -> Any:
@@ -142,7 +136,7 @@ class GroupCalls:
             return submit(self._task(call))
 
         call.written = False
-        call.launch_after([*foreign, *mine], launch)
+        call.launch_after(waits, launch)
 
     def _write(
         self, call: GroupCall, record: CallRecord, submit: _Submit, waits: list[TaskFuture[Any]]
@@ -193,11 +187,7 @@ class GroupCalls:
     def _name_of(self, registered: str) -> str:
         name = self._registered.get(registered)
         if name is None:
-            key = function_key(registered)
-            found = self.store.connector.get(key)
-            if found is None:
-                raise ObjectMissingError(key, self.store.connector.url)
-            name = FunctionRecord.read(found, key, self.store.connector.url).name
+            name = FunctionRecord.fetch(self.store.session, function_key(registered)).name
             self._registered[registered] = name
         return name
 
@@ -243,24 +233,17 @@ class GroupCalls:
 
     def write_cancelled(self, call: GroupCall) -> OutcomeRecord:
         """Write down that a call is cancelled; return the outcome that is there."""
-        session = self.store.session
-        outcome = OutcomeRecord("cancelled", call.name)
-        return OutcomeRecord.read(
-            written(session, call.key, outcome), outcome_key(call.key), session.url
-        )
+        return self._written(call, OutcomeRecord("cancelled", call.name))
 
     def write_as(self, call: GroupCall, other: str) -> OutcomeRecord:
         """Write down that a call has ended as another one; return the outcome that is there."""
-        session, key = self.store.session, outcome_key(other)
-        found = session.get(key)
-        if found is None:
-            raise ObjectMissingError(key, session.url)
-        outcome = replace(
-            OutcomeRecord.read(found, key, session.url), name=call.name, attempt="", keeps=[]
-        )
-        return OutcomeRecord.read(
-            written(session, call.key, outcome), outcome_key(call.key), session.url
-        )
+        outcome = OutcomeRecord.fetch(self.store.session, outcome_key(other))
+        return self._written(call, replace(outcome, name=call.name, attempt="", keeps=[]))
+
+    def _written(self, call: GroupCall, outcome: OutcomeRecord) -> OutcomeRecord:
+        session = self.store.session
+        frames = written(session, call.key, outcome)
+        return OutcomeRecord.read(frames, outcome_key(call.key), session.url)
 
     # Packing.
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from proxyexec_connectors.errors import CorruptObjectError
 
 from proxyexec._payloads import PYTHON
-from proxyexec.errors import ArrivalError
+from proxyexec.errors import ArrivalError, ObjectMissingError
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames
@@ -105,6 +105,19 @@ class _Record:
             return cls(**facts, body=list(frames)[1:])
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise CorruptObjectError(url, key, str(error)) from error
+
+    @classmethod
+    def fetch(cls, session: Connector, key: str) -> Self:
+        """Return what is stored under a key.
+
+        Raises:
+            ObjectMissingError: there is nothing.
+            CorruptObjectError: it makes no sense.
+        """
+        found = session.get(key)
+        if found is None:
+            raise ObjectMissingError(key, session.url)
+        return cls.read(found, key, session.url)
 
 
 @dataclass

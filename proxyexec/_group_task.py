@@ -166,11 +166,7 @@ def _unpacked(context: Context, session: DurableConnector, record: CallRecord) -
     loads = envelope_of(context).loads
     function, args, kwargs = loads(record.body)
     if record.registered is not None:
-        key = function_key(record.registered)
-        found = session.get(key)
-        if found is None:
-            raise ObjectMissingError(key, session.url)
-        registered = FunctionRecord.read(found, key, session.url)
+        registered = FunctionRecord.fetch(session, function_key(record.registered))
         check_python(registered, f"the function {registered.name}")
         function = loads(registered.body)
     function = context.unpack_function(function)
@@ -193,11 +189,7 @@ def _unpacked(context: Context, session: DurableConnector, record: CallRecord) -
 
 def _result(context: Context, session: DurableConnector, task: str) -> Any:
     """Return the result of another call, which has one."""
-    key = outcome_key(task)
-    found = session.get(key)
-    if found is None:
-        raise ObjectMissingError(key, session.url)
-    outcome = OutcomeRecord.read(found, key, session.url)
+    outcome = OutcomeRecord.fetch(session, outcome_key(task))
     what = f"the result of {outcome.name}"
     check_python(outcome, what)
     travels = envelope_of(context).loads(outcome.body)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proxyexec._call import Call
     from proxyexec._tasks import Pending, Tasks
 
-__all__ = ["Waiting", "announce", "future_after", "in_turn"]
+__all__ = ["Awaiting", "Waiting", "announce", "future_after"]
 
 
 def future_after(
@@ -51,48 +51,27 @@ def announce(waiting: Pending) -> None:
     _waiting.add(waiting)
 
 
-class Waiting:
-    """Stands in for the base executor's future of a call, for as long as the call waits.
+class Awaiting:
+    """A call that is given to the base executor when the results that it waits for are there."""
 
-    Args:
-        launch: hands the call to the base executor, and returns its future.
-        missing: how many results are to come before that.
-        tasks: the executor's.
-    """
-
-    future: TaskFuture[Any] | None
-
-    def __init__(self, launch: Callable[[], Any], missing: int, tasks: Tasks) -> None:
-        self.tasks = tasks
-        self.process = os.getpid()
-        self._launch: Callable[[], Any] | None = launch
-        self._missing = missing
-        # Guards these two, and is held for that only.
+    def __init__(self) -> None:
+        self._launch: Callable[[], Any] | None = None
+        self._missing = 0
+        # Guards these two, and is held for no longer than that takes.
         self._lock = threading.Lock()
-
-    def cancel(self) -> bool:
-        """Cancel the call; called by its future."""
-        if self._take_launch() is None:
-            return False  # it is on its way, or settled
-        self._settle(None)
-        return True
-
-    def running(self) -> bool:
-        """Tell that the call is not run; called by its future."""
-        return False
 
     def go_on(self) -> None:
         """Do nothing: it waits for results, not for room."""
 
     def when_done(self, future: Any) -> None:
         """See what has become of a future that the call waits for."""
-        in_turn(functools.partial(self._see, future))
+        _in_turn(functools.partial(self._see, future))
 
     def _see(self, future: TaskFuture[Any]) -> None:
         error = None if future.cancelled() else future._error()
         if error is not None or future.cancelled():
             if self._take_launch() is not None:
-                self._settle(error)
+                self._fail_as(future, error)
             return
         with self._lock:
             self._missing -= 1
@@ -107,6 +86,46 @@ class Waiting:
         with self._lock:
             launch, self._launch = self._launch, None
         return launch
+
+    def _start(self, launch: Callable[[], Any]) -> None:
+        """Give the call to the base executor."""
+        raise NotImplementedError
+
+    def _fail_as(self, future: TaskFuture[Any], error: BaseException | None) -> None:
+        """End as a future that the call waits for has: with an error, or cancelled."""
+        raise NotImplementedError
+
+
+class Waiting(Awaiting):
+    """Stands in for the base executor's future of a call, for as long as the call waits.
+
+    Args:
+        launch: hands the call to the base executor, and returns its future.
+        missing: how many results are to come before that.
+        tasks: the executor's.
+    """
+
+    future: TaskFuture[Any] | None
+
+    def __init__(self, launch: Callable[[], Any], missing: int, tasks: Tasks) -> None:
+        super().__init__()
+        self.tasks = tasks
+        self.process = os.getpid()
+        self._launch, self._missing = launch, missing
+
+    def cancel(self) -> bool:
+        """Cancel the call; called by its future."""
+        if self._take_launch() is None:
+            return False  # it is on its way, or settled
+        self._settle(None)
+        return True
+
+    def running(self) -> bool:
+        """Tell that the call is not run; called by its future."""
+        return False
+
+    def _fail_as(self, future: TaskFuture[Any], error: BaseException | None) -> None:
+        self._settle(error)
 
     def _start(self, launch: Callable[[], Any]) -> None:
         try:
@@ -146,7 +165,7 @@ def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def in_turn(step: Callable[[], None]) -> None:
+def _in_turn(step: Callable[[], None]) -> None:
     """Run a step, now, or after those that this thread is in if they are many.
 
     A failure passes through a chain of calls by callbacks of callbacks; a long chain would

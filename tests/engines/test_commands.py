@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -16,6 +15,7 @@ from proxyexec.testing import ExecutorConformance
 from tests import called
 from tests.chaos.census import eventually, family
 from tests.engines.short import lazy_in_short
+from tests.test_command_executor import place  # noqa: F401 - a fixture
 
 SOON = 120
 TWO = Requirements(ranks=2)
@@ -29,16 +29,6 @@ class TestCommands(ExecutorConformance):
     @classmethod
     def make_base(cls):
         return lambda: CommandExecutor(max_workers=2)
-
-
-@pytest.fixture
-def place(tmp_path):
-    """Where the executor has its files; nothing is left there."""
-    place = tmp_path / "place"
-    place.mkdir()
-    yield place
-    gc.collect()
-    assert not list(place.iterdir())
 
 
 @pytest.fixture
