@@ -157,7 +157,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error. Pages are in docs/_build/html."""
-    install(session, "docs", extras="[redis]")
+    install(session, "docs", extras="[redis,config]")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 

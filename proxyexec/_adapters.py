@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from proxyexec._engines import foreign
+from proxyexec._lent import Lent, lent
 from proxyexec._tasks import Tasks
 from proxyexec.errors import name_of
 
@@ -43,6 +44,9 @@ def adapt(executor: Any) -> Base:
     Raises:
         TypeError: it is not one; the message says what it lacks.
     """
+    if isinstance(executor, Lent):
+        base = adapt(executor.executor)
+        return base._replace(executor=lent(base.executor, executor.end))
     distributed = sys.modules.get("distributed")
     if distributed is not None and isinstance(
         executor, (distributed.Client, distributed.cfexecutor.ClientExecutor)

@@ -167,6 +167,9 @@ class DaskClientExecutor(DaskExecutor):
         executor: shut down with this one.
     """
 
+    ends = True
+    """Whether that is so."""
+
     def __init__(self, executor: Any) -> None:
         super().__init__(executor._client)
         self._options = dict(executor._kwargs)
@@ -179,7 +182,8 @@ class DaskClientExecutor(DaskExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)
-        self._executor.shutdown(wait)
+        if self.ends:
+            self._executor.shutdown(wait)
 
 
 class DaskCall:

@@ -51,8 +51,9 @@ from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
-    from typing_extensions import ParamSpec
+    from typing_extensions import ParamSpec, Self
 
+    from proxyexec._config_stack import StoreExecutorSpec
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
 
@@ -110,6 +111,10 @@ class StoreExecutor(Executor):
 
     _group: GroupCalls | None = None
 
+    # What it was made of: the base executor as it was given, or a configuration.
+    _given: Any = None
+    _spec: StoreExecutorSpec | None = None
+
     def __init__(
         self,
         executor: Any,
@@ -126,6 +131,7 @@ class StoreExecutor(Executor):
         task_group_max_age: float | None = None,
     ) -> None:
         base = adapt(executor)
+        self._given = executor
         self._base = base.executor
         group = None
         if task_group is not None:
@@ -171,6 +177,7 @@ class StoreExecutor(Executor):
         self._never = type(policy) is ProxyNever and serializers is None
         self._options = base.options
         self._link = base.link
+        self._has_usual_store = store is None
         if store is None:
             if not base.is_local:
                 raise ValueError(
@@ -220,6 +227,46 @@ class StoreExecutor(Executor):
         # Not a method of ours: executors that are dropped go at once.
         submit = self._base.submit
         self._group = GroupCalls(store, self._context, self._blob, self._tasks, submit)
+
+    @classmethod
+    def from_config(
+        cls, source: Any = None, *, allow: Sequence[str] | None = None, environment: bool = True
+    ) -> Self:
+        """Make an executor, with its base executor, store and policy, from a configuration.
+
+        Nothing is started before all of it has been checked. What it names is imported for that.
+
+        Args:
+            source: the path of a file of JSON, TOML or YAML, a mapping, or a
+                :class:`~proxyexec.config.StoreExecutorSpec`. ``None`` is the file that
+                ``PROXYEXEC_CONFIG`` names, if it does.
+            allow: modules that may be imported, with all that are in them; any for ``None``.
+            environment: whether variables such as ``PROXYEXEC_STORE`` fill in what ``source`` does
+                not say, and come before what a file says.
+
+        Raises:
+            ConfigError: something is wrong with it; says where, and what.
+            OSError: the file cannot be read.
+            MissingExtraError: pydantic is not installed, or what reads such a file.
+            Exception: what opening the store, or making the base executor, raised.
+        """
+        from proxyexec.config import load  # noqa: PLC0415 - most programs need no pydantic
+
+        executor: Self = load(source, allow=allow, environment=environment).build(cls)
+        return executor
+
+    def config(self) -> StoreExecutorSpec:
+        """Return what this executor was made of, as a configuration.
+
+        Raises:
+            ConfigError: data cannot describe it: a policy without a name, say. Says which part.
+            MissingExtraError: pydantic is not installed.
+        """
+        if self._spec is None:
+            from proxyexec.config import described  # noqa: PLC0415
+
+            return described(self)
+        return self._spec
 
     @property
     def store(self) -> Store:

@@ -38,6 +38,9 @@ class ForeignExecutor:
         executor: has a method ``submit``, and may have a method ``shutdown``.
     """
 
+    ends = True
+    """Whether shutting this down shuts down the other library's executor."""
+
     def __init__(self, executor: Any) -> None:
         self.executor = executor
         self._names = _own_names(executor.submit)
@@ -120,8 +123,8 @@ class ForeignExecutor:
 
     def _shut_down(self, *, wait: bool, cancel_futures: bool = False) -> None:
         shutdown = getattr(self.executor, "shutdown", None)
-        if not callable(shutdown):
-            return  # there is nothing to end
+        if not self.ends or not callable(shutdown):
+            return  # there is nothing to end, or not here
         options: dict[str, bool] = {}
         if _takes(shutdown, "wait"):
             options["wait"] = wait

@@ -70,7 +70,7 @@ class Quota:
 
     def __init__(self, limit: int, timeout: float | None, url: str) -> None:
         self.limit = limit
-        self._timeout = timeout
+        self.timeout = timeout
         self._url = url
         self._sizes: dict[str, int] = {}
         self._taken = 0
@@ -164,7 +164,7 @@ class Quota:
             yield
             return
         here.in_turn, here.waits = True, waits
-        here.deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        here.deadline = None if self.timeout is None else time.monotonic() + self.timeout
         try:
             yield
         finally:

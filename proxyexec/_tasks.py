@@ -91,7 +91,7 @@ class Tasks:
         # Results of tasks whose pool broke: other workers may have been writing when their
         # futures failed, so these keys are evicted once more when all workers are gone.
         self.doubtful: list[Callable[[], list[str]]] = []
-        self._close_store = close_store
+        self.close_store = close_store
         store.enter()
         # Adding and discarding are atomic; a lock here would cost every task two rounds of it.
         self._in_flight: set[Counted] = set()
@@ -203,4 +203,4 @@ class Tasks:
             self._finished = True
         for keys in self.doubtful:
             self.store.evict_soon(keys())
-        self.store.leave(close=self._close_store and self.ownership)
+        self.store.leave(close=self.close_store and self.ownership)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec, Self
 
+    from proxyexec._config_stack import StoreExecutorSpec
     from proxyexec._future import TaskFuture
     from proxyexec._payloads import Serializers
     from proxyexec._store import Store
@@ -138,6 +139,8 @@ class AsyncStoreExecutor:
             write.
     """
 
+    _spec: StoreExecutorSpec | None = None  # what it was made of
+
     def __init__(
         self,
         executor: Any,
@@ -168,6 +171,25 @@ class AsyncStoreExecutor:
         self._ended = False
         # Whether what has not started is to be cancelled, now that it has ended.
         self._cancels = False
+
+    @classmethod
+    def from_config(
+        cls, source: Any = None, *, allow: Sequence[str] | None = None, environment: bool = True
+    ) -> Self:
+        """Make an executor from a configuration; see :meth:`proxyexec.StoreExecutor.from_config`.
+
+        Raises:
+            ConfigError: something is wrong with it, or it has options that there are not here.
+            Exception: as there.
+        """
+        from proxyexec.config import load  # noqa: PLC0415 - most programs need no pydantic
+
+        executor: Self = load(source, allow=allow, environment=environment).build(cls)
+        return executor
+
+    def config(self) -> StoreExecutorSpec:
+        """Return what it was made of; see :meth:`proxyexec.StoreExecutor.config`."""
+        return self._executor.config() if self._spec is None else self._spec
 
     @property
     def store(self) -> Store:

@@ -17,6 +17,7 @@
     ├── IntegrityError            (ValueError)                       not what was stored
     ├── TaskLostError             (RuntimeError)                     died with its executor
     ├── NotAProxyError            (TypeError)                        a proxy was expected
+    ├── ConfigError               (ValueError)                       a configuration is none
     ├── CallRecordError           (ValueError)                       a call's record is none
     ├── ArchiveError              (ValueError)                       cannot be unpacked, or must not
     ├── CallDiedError             (BrokenProcessPool)                a call's process ended
@@ -64,6 +65,7 @@ __all__ = [
     "CallRecordError",
     "CallTimeoutError",
     "CommandError",
+    "ConfigError",
     "ConnectorClosedError",
     "ConnectorError",
     "ConnectorFullError",
@@ -253,6 +255,23 @@ class NotAProxyError(ProxyExecError, TypeError):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         super().__init__(f"expected a proxyexec.Proxy, not an object of type {kind}")
+
+
+class ConfigError(ProxyExecError, ValueError):
+    """A configuration is wrong, or describes what cannot be made here.
+
+    Args:
+        problems: where, as a path with dots, and what is wrong there.
+        source: where it came from.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]], source: str = "") -> None:
+        self.problems, self.source = list(problems), source
+        lines = [f"{where}: {what}" if where else what for where, what in self.problems]
+        start = f"{source}: " if source else ""
+        if len(lines) > 1:
+            start = f"{source or 'this configuration'} has {len(lines)} problems:\n  "
+        super().__init__(start + "\n  ".join(lines))
 
 
 class CallRecordError(ProxyExecError, ValueError):

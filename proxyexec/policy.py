@@ -30,6 +30,7 @@ __all__ = [
     "ProxySize",
     "ProxyType",
     "ShouldProxy",
+    "combined",
     "is_proxied",
 ]
 
@@ -263,6 +264,15 @@ def is_proxied(policy: ShouldProxy, candidate: Candidate) -> bool:
             raise
         kind, reason = name_of(type(candidate.obj)), f"{type(error).__name__}: {error}"
         raise PolicyError(repr(policy), candidate.what, kind, reason) from error
+
+
+def combined(policy: ShouldProxy) -> tuple[str, tuple[ShouldProxy, ...]] | None:
+    """Return how a policy is made of others: ``"all"``, ``"any"`` or ``"not"``, and of which."""
+    if isinstance(policy, _Not):
+        return "not", (policy.policy,)
+    if isinstance(policy, (_All, _Any)):
+        return "all" if isinstance(policy, _All) else "any", (policy.first, policy.second)
+    return None
 
 
 def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:

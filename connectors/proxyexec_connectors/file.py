@@ -112,6 +112,9 @@ class FileConnector:
         spill: str | os.PathLike[str] | None = None,
     ) -> None:
         roots = [os.path.abspath(one) for one in (directory, spill) if one is not None]
+        place = "" if directory is None else quote(roots[0])
+        query = "" if spill is None else f"?{urlencode({'spill': roots[-1]})}"
+        self._source: str | None = f"file://{place}{query}"
         usual = _usual_roots()
         if directory is None:
             roots = [*usual[:-1], *(roots or usual[-1:])]
@@ -202,6 +205,7 @@ class FileConnector:
             _file_durable.make(root, check_name(name), max_age, create=create, url=public)
             # Not before: what file system it is in decides how objects are written.
             connector = _attach(cls, _file_durable.directory_name(name), [root])
+            connector._source = public
             connector._segments[0].make()
         except OSError as error:
             if isinstance(error, ConnectorError):
@@ -243,6 +247,10 @@ class FileConnector:
     @property
     def url(self) -> str:
         return f"file://{quote(self._roots[0])}"
+
+    @property
+    def source(self) -> str | None:
+        return self._source
 
     @property
     def address(self) -> str:
@@ -464,6 +472,7 @@ def _durable_root(url: str) -> str:
 def _attach(cls: type[FileConnector], session: str, roots: list[str]) -> FileConnector:
     """A connector for a session that another process owns (or another object of this one)."""
     connector = cls.__new__(cls)
+    connector._source = None
     connector._set_up(session, roots)
     return connector
 

@@ -68,6 +68,10 @@ class MemoryConnector:
         return _URL
 
     @property
+    def source(self) -> str:
+        return _URL
+
+    @property
     def address(self) -> str:
         return f"{_URL}{self._session}:{self._owner}"
 

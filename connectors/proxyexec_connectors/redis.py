@@ -13,6 +13,7 @@ import logging
 import secrets
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlencode
 
 from proxyexec_connectors import _redis_durable
 from proxyexec_connectors._anonymous import allocate
@@ -262,6 +263,22 @@ class RedisConnector:
     @property
     def url(self) -> str:
         return self._link.place.public
+
+    @property
+    def source(self) -> str | None:
+        place = self._link.place
+        if self._durable is not None:
+            return place.given
+        if self._ownership is None:
+            return None
+        said = place.with_options(_DEFAULT)
+        chosen = {
+            name: getattr(self._options, name)
+            for name in Options._fields
+            if getattr(self._options, name) != getattr(said, name)
+        }
+        mark = "&" if "?" in place.given else "?"
+        return f"{place.given}{mark}{urlencode(chosen)}" if chosen else place.given
 
     @property
     def address(self) -> str:

@@ -1,0 +1,155 @@
+"""``${NAME}`` in texts: what only the environment of the process knows. And what is not shown.
+
+A reference is replaced when something is built, not before: configurations are shown, compared and
+carried with the reference in them. ``$${NAME}`` is the text ``${NAME}``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+from urllib.parse import quote
+
+__all__ = [
+    "HIDDEN",
+    "expanded",
+    "expanded_url",
+    "has_reference",
+    "left_out",
+    "masked",
+    "masked_url",
+    "unset",
+]
+
+HIDDEN = "***"
+"""Stands for a secret that is not shown."""
+
+_REFERENCE = re.compile(r"\$(\$?)\{([^{}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SECRET = re.compile(
+    r"(?:^|_)(?:pass|passwd|password|passphrase|pwd|secrets?|tokens?|credentials?|api_?key|"
+    r"access_?key|private_?key)(?:$|_)",
+    re.IGNORECASE,
+)
+_SECRET_IN_QUERY = re.compile("pass|pwd|secret|token|cred|key|sig|auth", re.IGNORECASE)
+_HIDDEN_IN_URL = re.compile(r":\*\*\*@|=\*\*\*(?:&|$)")
+
+
+def has_reference(text: str) -> bool:
+    """Tell whether a text has a reference in it.
+
+    Raises:
+        ValueError: it has something in it that looks like one and is none.
+    """
+    found = False
+    for escaped, name in _REFERENCE.findall(text):
+        if not escaped:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"${{{name}}} is no reference to a variable of the environment; write ${{NAME}}"
+                    ", or $${...} for the text itself"
+                )
+            found = True
+    return found
+
+
+def unset(text: str) -> list[str]:
+    """Return the names of variables that a text refers to and that are not set."""
+    names = [name for escaped, name in _REFERENCE.findall(text) if not escaped]
+    return [name for name in dict.fromkeys(names) if name not in os.environ]
+
+
+def expanded(text: str) -> str:
+    """Return a text with the values of its references in their place.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    return _REFERENCE.sub(lambda found: _value(found, raw=True), text)
+
+
+def expanded_url(url: str) -> str:
+    """Return a URL with the values of its references in their place.
+
+    A value that is a part of the URL, a password for one, is percent-encoded there.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    whole = _REFERENCE.fullmatch(url) is not None
+    return _REFERENCE.sub(lambda found: _value(found, raw=whole), url)
+
+
+def masked(value: Any, name: str = "") -> Any:
+    """Return a value of JSON without what may be a secret: passwords in URLs, and by name.
+
+    References are no secrets, and stay.
+
+    Args:
+        value: of JSON.
+        name: what it is called.
+    """
+    if isinstance(value, dict):
+        return {key: masked(one, str(key)) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [masked(one, name) for one in value]
+    if isinstance(value, str):
+        if _SECRET.search(name):
+            return value if _is_reference(value) else HIDDEN
+        return masked_url(value)
+    return value
+
+
+def masked_url(url: str) -> str:
+    """Return a URL without its password, and without what its query calls a secret."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return url
+    start, rest = url[: scheme.end()], url[scheme.end() :]
+    # A password that was not encoded may have any character in it.
+    login, at, rest = rest.rpartition("@")
+    user, colon, password = login.partition(":")
+    if colon and not _is_reference(password):
+        login = f"{user}:{HIDDEN}"
+    place, mark, query = rest.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    shown = "&".join(
+        f"{name}={HIDDEN}"
+        if equals and _SECRET_IN_QUERY.search(name) and not _is_reference(value)
+        else f"{name}{equals}{value}"
+        for name, equals, value in pairs
+    )
+    return f"{start}{login}{at}{place}{mark}{shown}"
+
+
+def left_out(value: Any, name: str = "") -> str | None:
+    """Return how a secret is called that was left out when the value was shown, if one was."""
+    if isinstance(value, dict):
+        found = [left_out(one, str(key)) for key, one in value.items()]
+    elif isinstance(value, (list, tuple)):
+        found = [left_out(one, name) for one in value]
+    elif isinstance(value, str):
+        if value == HIDDEN and _SECRET.search(name):
+            return repr(name)
+        url = _SCHEME.match(value) is not None and _HIDDEN_IN_URL.search(value) is not None
+        return "the password of a URL" if url else None
+    else:
+        return None
+    return next((one for one in found if one is not None), None)
+
+
+def _is_reference(text: str) -> bool:
+    found = _REFERENCE.fullmatch(text)
+    return found is not None and not found.group(1)
+
+
+def _value(found: re.Match[str], *, raw: bool) -> str:
+    escaped, name = found.groups()
+    if escaped:
+        return f"${{{name}}}"
+    value = os.environ.get(name)
+    if value is None:
+        raise ValueError(f"the environment variable {name} is not set, which ${{{name}}} names")
+    return value if raw else quote(value, safe="")

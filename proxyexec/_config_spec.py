@@ -1,0 +1,127 @@
+"""What specifications have in common: they are frozen, strict, and keep secrets."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
+
+from proxyexec._config_secrets import left_out, masked
+
+__all__ = ["Problem", "Spec", "invalid", "problems_in"]
+
+_LEFT_OUT = (
+    "{secret} was left out when this was shown or dumped: write ${{NAME}} in its place, for the "
+    "environment variable NAME"
+)
+
+
+Problem: TypeAlias = tuple[tuple[int | str, ...], str]
+"""Where something is wrong, and what."""
+
+
+class Spec(BaseModel):
+    """A part of a configuration: checked when it is made, and never changed after that.
+
+    Secrets that stand in it, such as the password of a URL, are in its attributes and nowhere
+    else: not in its ``repr``, not in what it is dumped to, not in an error.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        ser_json_inf_nan="constants",
+        arbitrary_types_allowed=True,
+    )
+
+    _tag: ClassVar[str | None] = None
+    """The field that says which kind of several this is: dumped even where it is the usual one."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_inputs(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+        """Have errors say what is wrong, and keep what was given to themselves."""
+        try:
+            secret = left_out(value)
+            if secret is None:
+                made: Self = handler(value)
+                made._check()
+                return made
+        except ValidationError as error:
+            problems = problems_in(error, cls.model_fields)
+        except ValueError as error:
+            problems = [((), str(error))]
+        else:
+            problems = [((), _LEFT_OUT.format(secret=secret))]
+        # Not chained: the first one has the input.
+        raise invalid(cls.__name__, problems) from None
+
+    def _check(self) -> None:
+        """See that the parts fit together.
+
+        Raises:
+            ValueError: they do not.
+        """
+
+    @model_serializer(mode="wrap")
+    def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        shown: dict[str, Any] = masked(handler(self))
+        return shown if self._tag is None else {self._tag: getattr(self, self._tag), **shown}
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            if name in self.model_fields_set:
+                yield name, masked(value, name or "")
+
+
+def invalid(title: str, problems: Sequence[Problem]) -> ValidationError:
+    """Return an error that says what is wrong, and not with what."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("config", "{text}", {"text": text}), loc=loc, input=None
+        )
+        for loc, text in problems
+    ]
+    return ValidationError.from_exception_data(title, details, hide_input=True)
+
+
+def problems_in(error: ValidationError, fields: Iterable[str] = ()) -> list[Problem]:
+    """Return what pydantic found wrong: where, and in words that quote no input.
+
+    Args:
+        error: what it raised.
+        fields: those that there are.
+    """
+    return [
+        (one["loc"], _in_words(one, fields))
+        for one in error.errors(include_input=False, include_url=False)
+    ]
+
+
+def _in_words(problem: Any, fields: Iterable[str]) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        close = difflib.get_close_matches(name, fields, 1)
+        return f"there is no such option{f'; did you mean {close[0]!r}?' if close else ''}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "union_tag_invalid":
+        return f"there is no kind {context['tag']!r}; there are {context['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return "does not say its kind"
+    text: str = problem["msg"]
+    return text.removeprefix("Value error, ")

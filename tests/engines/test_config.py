@@ -1,0 +1,153 @@
+"""One configuration, in each form of file, for each executor."""
+
+import json
+
+import pytest
+
+pytest.importorskip("pydantic_settings")
+distributed = pytest.importorskip("distributed")
+pytest.importorskip("loky")
+
+from distributed import Client, LocalCluster
+from pydantic import ValidationError
+
+from proxyexec import StoreExecutor, is_proxy
+from proxyexec.config import (
+    ContextExecutor,
+    ExecutorSpec,
+    PersistentExecutor,
+    StoreExecutorSpec,
+    load,
+)
+
+EXECUTORS = {
+    "threads": {"type": "concurrent.futures:ThreadPoolExecutor", "max_workers": 2},
+    "processes": {"type": "concurrent.futures:ProcessPoolExecutor", "max_workers": 2},
+    "loky": {"type": "loky:ProcessPoolExecutor", "max_workers": 2},
+    "reusable": {"type": "loky:get_reusable_executor", "max_workers": 2},
+    "dask": {"type": "distributed:Client"},
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        yield cluster
+
+
+def as_toml(data, name=""):
+    """Tables of texts and numbers."""
+    lines = [f"[{name}]"] if name else []
+    lines += [
+        f"{key} = {json.dumps(one)}" for key, one in data.items() if not isinstance(one, dict)
+    ]
+    for key, one in data.items():
+        if isinstance(one, dict):
+            lines += as_toml(one, f"{name}.{key}" if name else key)
+    return lines
+
+
+def as_yaml(data, indent=""):
+    lines = []
+    for key, one in data.items():
+        if isinstance(one, dict):
+            lines += [f"{indent}{key}:", *as_yaml(one, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {json.dumps(one)}")
+    return lines
+
+
+WRITERS = {
+    "json": json.dumps,
+    "toml": lambda data: "\n".join(as_toml(data)),
+    "yaml": lambda data: "\n".join(as_yaml(data)),
+}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_each_executor_from_each_form(name, form, tmp_path, cluster):
+    executor = dict(EXECUTORS[name])
+    if name == "dask":
+        executor["address"] = cluster.scheduler_address
+    data = {
+        "executor": executor,
+        "store": f"file://{tmp_path}/objects",
+        "should_proxy": {"kind": "size", "minimum": "10 kB"},
+    }
+    path = tmp_path / f"stack.{form}"
+    path.write_text(WRITERS[form](data))
+    with StoreExecutor.from_config(path) as executor:
+        lengths = list(executor.map(len, [b"1" * 10, b"2" * 50_000]))
+        large = executor.submit(bytes, 50_000)
+        linked = executor.submit(len, large)
+        assert executor.config() == load(data)
+    assert lengths == [10, 50_000]
+    assert linked.result() == 50_000
+    # Also of a client that is closed by now.
+    assert is_proxy(large.result())
+    assert bytes(large.result()) == bytes(50_000)
+
+
+class TestClients:
+    def test_made_for_each_use(self, cluster):
+        spec = ContextExecutor[Client](address=cluster.scheduler_address)
+        assert spec.shutdown_method == "close"
+        with spec as executor:
+            futures = [executor.submit(pow, 2, number) for number in range(20)]
+            client = executor._base.client
+        assert [future.result() for future in futures] == [2**number for number in range(20)]
+        assert client.status == "closed"
+        with spec as executor:
+            assert executor.submit(int).result() == 0
+
+    def test_made_once(self, cluster):
+        spec = PersistentExecutor[Client](address=cluster.scheduler_address)
+        stack = StoreExecutorSpec(executor=spec, store="file://", should_proxy="1 kB")
+        with spec as executor:
+            assert executor.submit(pow, 2, 3).result() == 8
+        with spec as executor:
+            client = executor._base.client
+        for _ in range(2):
+            with stack.build() as executor:
+                assert len(executor.submit(bytes, 5000).result()) == 5000
+                assert executor._base.client is client
+        with spec as executor:
+            assert executor.submit(pow, 2, 3).result() == 8
+        assert client.status == "running"
+        spec.shutdown()
+        assert client.status == "closed"
+
+    def test_closed_later(self, cluster):
+        spec = StoreExecutorSpec(
+            executor={"type": "distributed:Client", "address": cluster.scheduler_address},
+            store="file://",
+        )
+        executor = spec.build()
+        client = executor._base.client
+        futures = [executor.submit(pow, 2, number) for number in range(20)]
+        executor.shutdown(wait=False)
+        assert [future.result() for future in futures] == [2**number for number in range(20)]
+        executor.shutdown(wait=True)
+        assert client.status == "closed"
+
+    def test_an_executor_of_one(self, cluster):
+        with Client(cluster) as client:
+            given = client.get_executor()
+            spec = ExecutorSpec(executor=given)
+            assert spec.build() is given
+            dumped = spec.model_dump_json()
+            assert json.loads(dumped)["live"]
+            for one in (given, client):
+                stack = StoreExecutorSpec(
+                    executor={"executor": one, "life": "persistent"}, store="file://"
+                )
+                for _ in range(2):
+                    with stack.build() as executor:
+                        assert executor.submit(pow, 2, 3).result() == 8
+            assert given.submit(pow, 2, 3).result() == 8
+            assert client.submit(pow, 2, 3).result() == 8
+            with StoreExecutor(client, "file://") as executor:
+                assert executor.config().executor.live
+        with pytest.raises(ValidationError, match="this was a live executor of type"):
+            ExecutorSpec.model_validate_json(dumped)
