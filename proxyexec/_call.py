@@ -16,67 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
 from proxyexec._future import Deferred, TaskFuture
-from proxyexec._proxy import Kept, Reference, make_proxy
-from proxyexec._store import is_in_memory, leases_of, store_at
-from proxyexec._task import (
-    HEAVIEST_BYTES,
-    ChunkOutcome,
-    ChunkTask,
-    Failed,
-    Task,
-    TimedChunkTask,
-    TimedOutcome,
-    chunk_key,
-    unpacked_error,
-    weight_of,
-)
+from proxyexec._mapped import MappedFunction
+from proxyexec._opening import open_outcome
+from proxyexec._store import is_in_memory, leases_of
+from proxyexec._task import ChunkOutcome, Task, TimedOutcome
 from proxyexec.errors import ArrivalError, ConnectorUnavailableError
 
 if TYPE_CHECKING:
-    from proxyexec_connectors.protocol import Frames
-
-    from proxyexec._ownership import Lease
+    from proxyexec._proxy import Kept
     from proxyexec._quota import Quota
     from proxyexec._tasks import Tasks
 
-__all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "TimedChunkCall", "plain"]
-
-
-class MappedFunction:
-    """A callable for all tasks of one ``map``; what it carries is stored once.
-
-    Where it may change while items are drawn, it is packed for each task, as the standard library
-    does. What has not changed is found again by its content, and held until the map has ended.
-
-    Args:
-        function: the callable.
-        tasks: the executor's.
-        kind: the class of its calls.
-        may_change: whether code of others runs between one task and the next.
-    """
-
-    takes_parts = True
-
-    def __init__(self, function: Any, tasks: Tasks, kind: type[Call], *, may_change: bool) -> None:
-        self.function = function
-        self.kind = kind
-        self._may_change = may_change
-        self._store = tasks.store
-        self._packed: Packed | None = None
-
-    def pack(self, context: Context, *, crossing: bool) -> Packed:
-        """Make it ready to travel once more."""
-        if self._packed is not None and not self._may_change:
-            return self._packed
-        # Let go of what was packed before only then, so that it is found.
-        self._packed = context.pack_function(self.function, self, crossing=crossing)
-        return self._packed
-
-    def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
-        """Store an object; see :class:`proxyexec._context.Keeper`."""
-        return self._store.hold(obj, frames, embedded, dedupe=True)
-
-    keep_part = keep
+__all__ = ["Call", "PassedCall"]
 
 
 class Call:
@@ -295,53 +246,7 @@ class Call:
         self._held.extend(objects)
 
     def _open(self, outcome: Any, key: str) -> Any:
-        return self._open_one(outcome, key)
-
-    def _open_one(self, outcome: Any, key: str) -> Any:
-        if type(outcome) is Inline:
-            leases = self._leases_on(outcome.embedded, key)
-            try:
-                return self._context.unpack(outcome, self._what)  # proxies in it join the leases
-            finally:
-                del leases
-        if type(outcome) is not Stored:
-            return outcome
-        reference = outcome.reference
-        store = store_at(reference.address)
-        companions = self._leases_on(outcome.embedded, key)
-        if not self._tasks.ownership:
-            store.spare(reference.key)
-        lease = store.join(reference.key)
-        if lease is None and reference.key == key:
-            store.count(reference)
-            if self._tasks.ownership:
-                lease = store.take(key, companions)
-                store.start_evicting()
-        if self._context.lazy:
-            return make_proxy(reference, lease)
-        return Deferred(store, reference, lease, self._what)
-
-    @property
-    def _what(self) -> str:
-        """What a result is to the caller, for messages."""
-        return f"the result of {self._called}"
-
-    def _leases_on(self, references: Sequence[Reference], key: str) -> list[Lease]:
-        """Hold what the result under ``key`` refers to: parts of it, and what it was given."""
-        leases = []
-        for reference in references:
-            store = store_at(reference.address)
-            if not self._tasks.ownership:
-                store.spare(reference.key)
-            lease = store.join(reference.key)
-            if lease is None and reference.key.startswith(f"{key}+"):
-                store.count(reference)
-                if self._tasks.ownership:
-                    lease = store.take(reference.key)
-                    store.start_evicting()
-            if lease is not None:
-                leases.append(lease)
-        return leases
+        return open_outcome(outcome, key, self._context, self._called, owns=self._tasks.ownership)
 
     def _keys(self, *, parts: bool = True) -> list[str]:
         """All keys that a worker may have stored a result under, and its parts."""
@@ -351,104 +256,6 @@ class Call:
         context = self._context
         number_of_parts = PARTS_AT_MOST if parts and context.nested and context.lazy else 0
         return [key, *(part_key(key, number) for number in range(number_of_parts))]
-
-
-class ChunkCall(Call):
-    """Several calls that travel together; its outcome is a list of theirs."""
-
-    __slots__ = ("_length",)
-
-    kind = ChunkTask
-
-    def __init__(
-        self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
-    ) -> None:
-        super().__init__(tasks, context, crosses, function)
-        self._length = length
-
-    def values(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Iterator[tuple[int | str, Any]]:
-        for one in args:
-            yield from enumerate(one)
-
-    def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[Sequence[Any], dict[str, Any]]:
-        return [
-            tuple(self.pack(value, place) for place, value in enumerate(one)) for one in args
-        ], kwargs
-
-    def _open(self, outcome: Any, key: str) -> Any:
-        return [self._open_one(one, chunk_key(key, number)) for number, one in enumerate(outcome)]
-
-    def _keys(self, *, parts: bool = True) -> list[str]:
-        return [
-            key
-            for number in range(self._length)
-            for key in self._keys_of_result(chunk_key(self.key, number), parts=parts)
-        ]
-
-
-class TimedChunkCall(ChunkCall):
-    """Several calls that travel together, each as if it were alone.
-
-    Its outcome is a :class:`TimedOutcome`. Not all of the calls need to have been made.
-    """
-
-    __slots__ = ("_unsent",)
-
-    kind = TimedChunkTask
-    late = True  # the map is announced; see proxyexec._chunks
-
-    def __init__(
-        self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
-    ) -> None:
-        super().__init__(tasks, context, crosses, function, length)
-        # By number, why calls could not be sent.
-        self._unsent: dict[int, Exception] = {}
-
-    def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[Sequence[Any], dict[str, Any]]:
-        chunk: list[tuple[Any, ...]] = []
-        weight = 0
-        quota = self.quota
-        before = None if quota is None else quota.counted_here()
-        for number, one in enumerate(args):
-            try:
-                # What may change is serialized now: in one message, it would be one object.
-                travels = tuple(
-                    self.pack(value, place, later=True) for place, value in enumerate(one)
-                )
-            except Exception as error:  # noqa: BLE001 - this call's, not the others'
-                self._unsent[number] = error
-                travels = (_UNSENT,)
-            chunk.append(travels)
-            weight += sum(map(weight_of, travels))
-            # What is stored takes room, and there is to be some for the next item.
-            if weight > HEAVIEST_BYTES or (quota is not None and quota.counted_here() != before):
-                break  # the rest will be sent again
-        return chunk, kwargs
-
-    def _open(self, outcome: Any, key: str) -> Any:
-        results = outcome.results
-        if self._unsent or not _PACKED.isdisjoint(map(type, results)):
-            results = [self._open_if_any(one, key, number) for number, one in enumerate(results)]
-        return TimedOutcome(results, outcome.seconds)
-
-    def _open_if_any(self, result: Any, key: str, number: int) -> Any:
-        if number in self._unsent:
-            return Failed(self._unsent[number])
-        key = chunk_key(key, number)
-        if type(result) is Failed:
-            # A worker that lives has removed the parts of what it could not deliver.
-            self._context.store.evict_soon(self._keys_of_result(key, parts=False))
-            return Failed(unpacked_error(result.error, self._context.errors(), self._called))
-        try:
-            return self._open_one(result, key)
-        except Exception as error:  # noqa: BLE001 - it is raised in its turn
-            return Failed(error)
 
 
 class PassedCall:
@@ -473,16 +280,5 @@ class PassedCall:
         self._tasks.discard(self)
 
 
-def plain(function: Any) -> Any:
-    """Return the callable itself."""
-    return function.function if type(function) is MappedFunction else function
-
-
 # Types of outcomes that stand for something else.
 _SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome})
-
-# Types of results that stand for something else, or for none.
-_PACKED = frozenset({Inline, Stored, Failed})
-
-# Travels in place of the arguments of a call that cannot be sent; cannot be unpacked.
-_UNSENT = Inline(b"")

@@ -24,19 +24,14 @@ from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
 from proxyexec._adapters import Base, adapt, forget_pending
-from proxyexec._call import (
-    Call,
-    ChunkCall,
-    MappedFunction,
-    PassedCall,
-    TimedChunkCall,
-    plain,
-)
+from proxyexec._call import Call, PassedCall
+from proxyexec._chunk_call import ChunkCall, TimedChunkCall
 from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
 from proxyexec._foreign import in_a_thread
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
+from proxyexec._mapped import MappedFunction, plain
 from proxyexec._parts import PartRules
 from proxyexec._payloads import Serializers
 from proxyexec._proxy import Proxy

@@ -1,24 +1,26 @@
-"""The commands ``proxyexec group …`` and ``proxyexec store gc``."""
+"""The commands ``proxyexec group …``."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from proxyexec._cli_parts import (
+    add_store,
+    command,
+    many,
+    one_line,
+    print_json,
+    print_table,
+    say,
+    when,
+)
 
 if TYPE_CHECKING:
     from proxyexec_connectors.durable import DurableSession
 
-__all__ = ["add_to"]
-
-_STORE = (
-    "URL of the place: file:///a/directory, redis://host:6379/0, ...; or env:NAME, to take it from "
-    "the environment, as everybody can see the arguments of commands"
-)
+__all__ = ["add_to", "print_sessions"]
 
 
 def add_to(subparsers: Any) -> None:
@@ -28,35 +30,35 @@ def add_to(subparsers: Any) -> None:
         subparsers: what ``add_subparsers()`` has returned. The command that is chosen is in the
             attribute ``run`` of the arguments: called with these, it returns the exit status.
     """
-    group = _command(
+    group = command(
         subparsers,
         "group",
         "list, show, cancel and delete task groups",
         "proxyexec group list file:///shared/groups",
     )
     commands = group.add_subparsers(metavar="COMMAND", required=True)
-    listing = _command(
+    listing = command(
         commands,
         "list",
         "list the groups of a place",
         "proxyexec group list redis://host:6379/0 --json",
         _list,
     )
-    shown = _command(
+    shown = command(
         commands,
         "show",
         "show how far the tasks of a group are",
         "proxyexec group show file:///shared/groups survey-2024 --state failed",
         _show,
     )
-    cancelled = _command(
+    cancelled = command(
         commands,
         "cancel",
         "have no task of a group started any more",
         "proxyexec group cancel file:///shared/groups survey-2024",
         _cancel,
     )
-    deleted = _command(
+    deleted = command(
         commands,
         "delete",
         "remove a group with all its data",
@@ -64,7 +66,7 @@ def add_to(subparsers: Any) -> None:
         _delete,
     )
     for one in (listing, shown, cancelled, deleted):
-        _add_store(one)
+        add_store(one)
     for one in (shown, cancelled, deleted):
         one.add_argument("id", metavar="ID", help="of the group")
     shown.add_argument(
@@ -72,83 +74,12 @@ def add_to(subparsers: Any) -> None:
         choices=["submitted", "running", "done", "failed", "cancelled"],
         help="only tasks that are in this state",
     )
-    store = _command(
-        subparsers, "store", "clean up where data are", "proxyexec store gc file:///shared/groups"
-    )
-    commands = store.add_subparsers(metavar="COMMAND", required=True)
-    collecting = _command(
-        commands,
-        "gc",
-        "remove the groups that have not been used for longer than their age",
-        "proxyexec store gc file:///shared/groups",
-        _collect,
-    )
-    _add_store(collecting)
-
-
-def _command(
-    subparsers: Any,
-    name: str,
-    what: str,
-    example: str,
-    run: Callable[[argparse.Namespace], int] | None = None,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    if run is not None:
-        parser.set_defaults(run=_reporting(run))
-    return parser
-
-
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", type=_url, help=_STORE)
-    parser.add_argument("--json", action="store_true", help="write JSON, for programs")
-
-
-def _url(text: str) -> str:
-    if not text.startswith("env:"):
-        return text
-    name = text.removeprefix("env:")
-    if name not in os.environ:
-        raise argparse.ArgumentTypeError(f"there is no environment variable {name!r}")
-    return os.environ[name]
-
-
-def _reporting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Have errors told in one line; they name places without their passwords."""
-
-    def running(arguments: argparse.Namespace) -> int:
-        from proxyexec.errors import (  # noqa: PLC0415 - "--help" needs none of it
-            MissingExtraError,
-            NotDurableError,
-            ProxyExecError,
-            UnknownSchemeError,
-        )
-
-        try:
-            return run(arguments)
-        except (NotDurableError, UnknownSchemeError, MissingExtraError) as error:
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
-            return 2
-        except ProxyExecError as error:
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
-            return 1
-        except ValueError as error:  # a name, or a URL, that is none
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
-            return 2
-
-    return running
 
 
 def _list(arguments: argparse.Namespace) -> int:
     from proxyexec.groups import list_groups  # noqa: PLC0415
 
-    _print_sessions(list_groups(arguments.store), as_json=arguments.json)
+    print_sessions(list_groups(arguments.store), as_json=arguments.json)
     return 0
 
 
@@ -161,23 +92,23 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.state is not None:
         tasks = [task for task in tasks if task.state == arguments.state]
     if arguments.json:
-        _print_json({"id": arguments.id, "counts": counts, "tasks": [t._asdict() for t in tasks]})
+        print_json({"id": arguments.id, "counts": counts, "tasks": [t._asdict() for t in tasks]})
         return 0
-    _print_table(
+    print_table(
         ("TASK", "FUNCTION", "STATE", "SUBMITTED", "SECONDS", "ERROR"),
         [
             (
                 task.id,
                 task.name,
                 task.state,
-                _when(task.created),
+                when(task.created),
                 "" if task.seconds is None else f"{task.seconds:.3f}",
-                _one_line(task.error),
+                one_line(task.error),
             )
             for task in tasks
         ],
     )
-    print(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no tasks")  # noqa: T201
+    say(", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no tasks")
     return 0
 
 
@@ -187,9 +118,9 @@ def _cancel(arguments: argparse.Namespace) -> int:
     with Group(arguments.store, arguments.id) as group:
         count = group.cancel()
     if arguments.json:
-        _print_json({"id": arguments.id, "cancelled": count})
+        print_json({"id": arguments.id, "cancelled": count})
     else:
-        print(f"cancelled {_many(count, 'task')} of {arguments.id}")  # noqa: T201
+        say(f"cancelled {many(count, 'task')} of {arguments.id}")
     return 0
 
 
@@ -198,37 +129,26 @@ def _delete(arguments: argparse.Namespace) -> int:
 
     Group(arguments.store, arguments.id).delete()
     if arguments.json:
-        _print_json({"id": arguments.id, "deleted": True})
+        print_json({"id": arguments.id, "deleted": True})
     else:
-        print(f"deleted {arguments.id}")  # noqa: T201
+        say(f"deleted {arguments.id}")
     return 0
 
 
-def _collect(arguments: argparse.Namespace) -> int:
-    from proxyexec.groups import collect_groups  # noqa: PLC0415
-
-    removed = collect_groups(arguments.store)
-    if removed or arguments.json:
-        _print_sessions(removed, as_json=arguments.json)
-    if not arguments.json:
-        size = sum(one.bytes for one in removed)
-        print(f"removed {_many(len(removed), 'group')}, {size:,} bytes")  # noqa: T201
-    return 0
-
-
-def _print_sessions(sessions: Sequence[DurableSession], *, as_json: bool) -> None:
+def print_sessions(sessions: Sequence[DurableSession], *, as_json: bool) -> None:
+    """Print a table of groups."""
     if as_json:
-        _print_json([one._asdict() for one in sessions])
+        print_json([one._asdict() for one in sessions])
         return
     if not sessions:
-        print("no groups")  # noqa: T201
-    _print_table(
+        say("no groups")
+    print_table(
         ("GROUP", "CREATED", "LAST USED", "MAX AGE", "OBJECTS", "BYTES"),
         [
             (
                 one.name,
-                _when(one.created),
-                _when(one.used),
+                when(one.created),
+                when(one.used),
                 f"{one.max_age:,.0f} s",
                 f"{one.objects:,}",
                 f"{one.bytes:,}",
@@ -236,28 +156,3 @@ def _print_sessions(sessions: Sequence[DurableSession], *, as_json: bool) -> Non
             for one in sessions
         ],
     )
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if not rows:
-        return
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print("  ".join(cells).rstrip())  # noqa: T201
-
-
-def _print_json(what: Any) -> None:
-    print(json.dumps(what, indent=2))  # noqa: T201
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:80]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _when(seconds: float | None) -> str:
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -664,7 +664,11 @@ def test_every_key_has_a_time_to_live(redis_url, client, monkeypatch):
         connector.put("key", [b"x" * 200_000])
         connector.put("other", [])
     assert [key for key in seen if b":t:" in key], "the temporary key was not looked at"
-    kinds = {b":o:": 500, b":t:": 500, b":index": 500, b":alive": 50, b":sessions": 7 * 86400}
+    kinds = {
+        **{kind: 500 for kind in (b":o:", b":t:", b":index", b":owner")},
+        b":alive": 50,
+        b":sessions": 7 * 86400,
+    }
     for key, ttl in seen.items():
         [most] = [seconds for kind, seconds in kinds.items() if kind in key]
         assert 0 < ttl <= most * 1000, key
@@ -675,7 +679,13 @@ def test_a_heartbeat_renews(redis_url, client):
     with closing(RedisConnector(redis_url, ttl=1000, grace=100)) as connector:
         connector.put("key", [b"x"])
         names = connector._names
-        for key in (names.alive, names.index, connector._name("key"), b"proxyexec:sessions"):
+        for key in (
+            names.alive,
+            names.index,
+            names.owner,
+            connector._name("key"),
+            b"proxyexec:sessions",
+        ):
             client.expire(key, 10)
         connector._ownership.beat()
         assert client.ttl(names.alive) > 90

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from proxyexec import ProxySize, StoreExecutor, _group_cli
+from proxyexec import ProxySize, StoreExecutor, _group_cli, _store_cli
 from proxyexec.groups import Group, collect_groups, list_groups
 from proxyexec_connectors import durable
 from tests.functions import add, boom
@@ -23,7 +23,9 @@ def run(capsys):
 
     def run(*arguments):
         parser = argparse.ArgumentParser(prog="proxyexec")
-        _group_cli.add_to(parser.add_subparsers(required=True))
+        commands = parser.add_subparsers(required=True)
+        for room in (_group_cli, _store_cli):
+            room.add_to(commands)
         try:
             chosen = parser.parse_args(arguments)
             status = chosen.run(chosen)

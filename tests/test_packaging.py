@@ -38,7 +38,7 @@ def test_python_in_the_checkout_uses_the_checkout():
     ], done.stderr
 
 
-@pytest.mark.parametrize("name", ["protocol", "errors", "memory", "file", "registry"])
+@pytest.mark.parametrize("name", ["protocol", "errors", "memory", "file", "registry", "listing"])
 def test_connectors_import_without_proxyexec(name):
     script = f"""
 import sys

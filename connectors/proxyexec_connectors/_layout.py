@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["ALIGNMENT", "flatten", "joined", "pieces", "split"]
+__all__ = ["ALIGNMENT", "beginnings", "flatten", "joined", "pieces", "split"]
 
 ALIGNMENT = 64
 
@@ -107,3 +107,32 @@ def split(buffer: Buffer) -> Sequence[memoryview]:
     if offset != whole.nbytes:
         raise ValueError(f"{whole.nbytes} bytes where the header says {offset}")
     return frames
+
+
+def beginnings(start: Buffer) -> tuple[list[int], list[bytes]]:
+    """Return the lengths of frames, and how the first of them begin.
+
+    Args:
+        start: the first bytes of what :func:`pieces` describes, as many as somebody has read. Of
+            lengths and frames, what lies beyond them is left out.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    view = flatten(start)
+    if view.nbytes < _START.size:
+        raise ValueError(f"only {view.nbytes} bytes, shorter than its header")
+    magic, count = _START.unpack_from(view)
+    if magic != _MAGIC:
+        raise ValueError(f"it starts with {bytes(magic)!r}")
+    known = min(count, (view.nbytes - _START.size) // 8)
+    lengths = list(struct.unpack_from(f"<{known}Q", view, _START.size))
+    starts = []
+    offset = _START.size + 8 * count
+    for length in lengths:
+        offset += -offset % ALIGNMENT
+        if offset > view.nbytes:
+            break
+        starts.append(bytes(view[offset : offset + length]))
+        offset += length
+    return lengths, starts

@@ -117,7 +117,7 @@ def about(link: Link, names: Names, name: str) -> DurableSession | None:
     facts = _facts(said)
     if facts is None:
         return None
-    stored = [int(size) for size in sizes if size.isdigit()]
+    stored = [int(size) for said in sizes if (size := said.partition(b" ")[0]).isdigit()]
     used = time.time() + left / 1000 - facts["max_age"]
     return DurableSession(name, facts["created"], used, facts["max_age"], len(stored), sum(stored))
 

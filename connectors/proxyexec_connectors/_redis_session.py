@@ -1,10 +1,11 @@
 """Who may remove what: sessions of the Redis connector, their heartbeats and their sweeping.
 
 A session's keys begin with ``proxyexec:<session>:``. An *index*, a hash from the rest of a
-key's name to the size of the object there (or to nothing, for an object that is still being
-written), says what there is, so that nothing ever scans the database. The set
-``proxyexec:sessions`` names all sessions. A session's owner renews its *alive* key; where that
-key has run out, the next owner who comes along removes what the index holds.
+key's name to the size of the object there and the time at which it was stored (or to nothing, for
+an object that is still being written), says what there is, so that nothing ever scans the
+database. The set ``proxyexec:sessions`` names all sessions. A session's owner renews its *alive*
+key; where that key has run out, the next owner who comes along removes what the index holds. The
+*owner* key says who that is, for people.
 
 A server that drops keys for want of memory may drop that of a living owner, until his next
 heartbeat, or the next object. Where it has dropped any, or does not tell, sessions are removed only
@@ -22,6 +23,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from proxyexec_connectors import _owners
 from proxyexec_connectors.errors import ConnectorError
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ end
 _FORGET = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('SREM', KEYS[2], ARGV[1])
-redis.call('UNLINK', KEYS[3])
+redis.call('UNLINK', KEYS[3], KEYS[4])
 return 1
 """
 
@@ -74,6 +76,7 @@ class Names:
         self.prefix = b"proxyexec:%b:" % self.session
         self.alive = self.prefix + b"alive"
         self.index = self.prefix + b"index"
+        self.owner = self.prefix + b"owner"
         self.listed_in = SESSIONS
         """The set that names the session."""
 
@@ -101,14 +104,30 @@ def unlink(link: Link, names: Names, fields: Sequence[bytes], *, patient: bool =
 
 def remove(link: Link, names: Names) -> None:
     """Remove a whole session."""
+    keys = (names.index, names.listed_in, names.alive, names.owner)
     forgotten = False
     while not forgotten:
         [fields] = link.run([("HKEYS", names.index)])
         for some in chunks(fields):
             unlink(link, names, some)
-        [forgotten] = link.run(
-            [("EVAL", _FORGET, 3, names.index, names.listed_in, names.alive, names.session)]
-        )
+        [forgotten] = link.run([("EVAL", _FORGET, len(keys), *keys, names.session)])
+
+
+def listed(size: int) -> bytes:
+    """What the index says of an object that is stored now."""
+    return b"%d %.3f" % (size, time.time())
+
+
+def size_and_time(said: bytes) -> tuple[int, float | None] | None:
+    """Understand what the index says of an object; ``None`` if that is still being written.
+
+    Raises:
+        ValueError: it makes no sense.
+    """
+    if not said:
+        return None
+    size, *times = said.split()
+    return int(size), float(times[0]) if times else None
 
 
 def sweep(link: Link) -> list[Names]:
@@ -117,7 +136,7 @@ def sweep(link: Link) -> list[Names]:
     # Whoever may write to the server can have put anything there.
     sessions = [Names(member.decode("utf-8", "surrogateescape")) for member in members]
     silent = _silent(link, sessions)
-    if silent and _may_have_dropped_keys(link):
+    if silent and may_have_dropped_keys(link):
         return silent
     for names in silent:
         remove(link, names)
@@ -129,7 +148,8 @@ def _silent(link: Link, sessions: Sequence[Names]) -> list[Names]:
     return [names for names, is_alive in zip(sessions, alive, strict=True) if not is_alive]
 
 
-def _may_have_dropped_keys(link: Link) -> bool:
+def may_have_dropped_keys(link: Link) -> bool:
+    """Tell whether the server has dropped keys for want of memory, or does not tell."""
     # A user of the server may not be allowed to ask.
     [stats] = link.run([("INFO", "stats")], raw=True)
     return not isinstance(stats, dict) or stats.get("evicted_keys") != 0
@@ -147,6 +167,7 @@ class Ownership:
         self._names = names
         self._ttl, self._grace, self._timeout = options.ttl, options.grace, options.timeout
         self._process = os.getpid()
+        self._owner = _owners.here().written()
         self._renewed = self._suspected = time.monotonic()
         self._suspects: list[Names] = []
         self._stop = threading.Event()
@@ -169,6 +190,7 @@ class Ownership:
                 ("SET", self._names.alive, self._process, "PX", round(self._grace * 1000)),
                 ("SADD", SESSIONS, self._names.session),
                 ("PEXPIRE", SESSIONS, SESSIONS_TTL_MS),
+                ("SET", self._names.owner, self._owner, "PX", round(self._ttl * 1000)),
             ],
             atomic=True,
         )
@@ -202,8 +224,12 @@ class Ownership:
         """Give every object of the session its full time to live again."""
         self._renewed = time.monotonic()
         ttl = round(self._ttl * 1000)
-        [fields, _] = self._link.run(
-            [("HKEYS", self._names.index), ("PEXPIRE", self._names.index, ttl)]
+        [fields, *_] = self._link.run(
+            [
+                ("HKEYS", self._names.index),
+                ("PEXPIRE", self._names.index, ttl),
+                ("PEXPIRE", self._names.owner, ttl),
+            ]
         )
         for some in chunks(fields):
             self._link.run([("PEXPIRE", self._names.prefix + field, ttl) for field in some])

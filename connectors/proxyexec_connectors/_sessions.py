@@ -30,16 +30,21 @@ import shutil
 import stat
 from collections.abc import Iterator
 
+from proxyexec_connectors import _owners
 from proxyexec_connectors._segments import discard_all
 from proxyexec_connectors.errors import UnsafeDirectoryError
 
 __all__ = [
+    "SHARED",
     "Session",
     "check_is_ours",
     "close",
     "close_in_children",
+    "is_held",
     "is_name",
+    "known_roots",
     "new_name",
+    "read_lock",
     "remove_directory",
     "secure",
     "session_in_place",
@@ -53,6 +58,9 @@ _logger = logging.getLogger("proxyexec_connectors")
 _PREFIX = "session-"
 _LOCK = ".lock"
 _GOING = "~"
+
+SHARED = b"shared"
+"""What the lock of a session says that nobody owns."""
 
 _IS_NAME = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}").fullmatch
 _IS_LOCK = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}" + re.escape(_LOCK)).fullmatch
@@ -94,6 +102,7 @@ class Session:
                     if descriptor is not None:
                         try:
                             self._make(root)
+                            self._sign(descriptor)
                         except BaseException:
                             os.close(descriptor)
                             raise
@@ -131,6 +140,12 @@ class Session:
         os.close(descriptor)
         return None
 
+    def _sign(self, descriptor: int) -> None:
+        """Say whose it is. That is for people; what is swept is decided by the lock."""
+        owner = SHARED if self._shared else _owners.here().written()
+        with contextlib.suppress(OSError):  # there may be no room for it
+            os.pwrite(descriptor, owner, 0)
+
     def remove(self) -> None:
         """Remove the directory and all in it, then the lock, then the root if nobody needs it."""
         if self._shared and not self._is_last():
@@ -166,7 +181,7 @@ def session_in_place(usual: str, name: str) -> Session:
     Raises:
         OSError: nothing can be made in that place.
     """
-    for root in _known_roots(usual):
+    for root in known_roots(usual):
         try:
             return Session(root, name, ours=True)
         except UnsafeDirectoryError as refusal:
@@ -174,7 +189,8 @@ def session_in_place(usual: str, name: str) -> Session:
     return Session(f"{usual}-{secrets.token_hex(8)}", name, ours=True)
 
 
-def _known_roots(usual: str) -> Iterator[str]:
+def known_roots(usual: str) -> Iterator[str]:
+    """Return the directories of ours that there are in the place of the usual one, and that."""
     yield usual
     # What others of our processes use: so that what dead ones leave there is swept.
     place, name = os.path.split(usual)
@@ -191,6 +207,43 @@ def _known_roots(usual: str) -> Iterator[str]:
 def is_name(name: str) -> bool:
     """Tell whether something is the id of a session, and leads nowhere else."""
     return _IS_NAME(name) is not None
+
+
+def read_lock(path: str) -> tuple[bytes, float] | None:
+    """Return what the lock of the session at ``path`` says, and when that was written."""
+    try:
+        descriptor = os.open(path + _LOCK, _LOOK)
+    except OSError:
+        return None
+    try:
+        return os.pread(descriptor, 1000, 0), os.fstat(descriptor).st_mtime
+    except OSError:  # no file
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: str) -> bool | None:
+    """Tell whether somebody holds the lock of the session at ``path``.
+
+    This takes the lock for a moment, shared, if nobody does: a sweeper that comes along just then
+    leaves a dead session to the next one. ``None`` where it cannot be known.
+    """
+    try:
+        descriptor = os.open(path + _LOCK, _LOOK)
+    except OSError:
+        return None
+    close_in_children(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return None
+    else:
+        return False
+    finally:
+        close(descriptor)
 
 
 def check_is_ours(path: str) -> None:
@@ -309,6 +362,9 @@ def _check(path: str, status: os.stat_result) -> None:
     if status.st_mode & 0o022:
         raise UnsafeDirectoryError(path, f"others may write into it; run: chmod go-w {path}")
 
+
+# Opens nothing that has to be waited for.
+_LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 

@@ -10,6 +10,7 @@
         ├── ConnectorUnavailableError (ConnectionError)  the backend does not answer
         ├── CorruptObjectError        (ValueError)       stored bytes are not an object
         ├── NotDurableError           (ValueError)       a place that keeps nothing for good
+        ├── NotListableError          (ValueError)       a place that nobody can look at
         ├── SessionMissingError       (LookupError)      no durable session of that name
         ├── UnsafeDirectoryError      (PermissionError)  a directory others control
         ├── UnknownSchemeError        (ValueError)       no connector for a URL
@@ -34,6 +35,7 @@ __all__ = [
     "ForeignProcessError",
     "MissingExtraError",
     "NotDurableError",
+    "NotListableError",
     "ProxyExecError",
     "SessionMissingError",
     "UnknownSchemeError",
@@ -115,6 +117,17 @@ class NotDurableError(ConnectorError, ValueError):
         super().__init__(
             f"{url} keeps nothing for longer than a process lives; use a directory, as in "
             "'file:///a/directory', or Redis, as in 'redis://host:6379'"
+        )
+
+
+class NotListableError(ConnectorError, ValueError):
+    """Somebody wanted to look at a place that does not tell what it holds."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(
+            f"what is in {url} cannot be seen from outside; directories and Redis can be looked "
+            "at, and in the process that uses it, an executor's leaks() tells"
         )
 
 

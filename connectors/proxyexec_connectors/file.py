@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from proxyexec_connectors import _file_durable
+from proxyexec_connectors._file_listing import FileListing, objects_in
 from proxyexec_connectors._layout import pieces, split
 from proxyexec_connectors._mapping import map_private
 from proxyexec_connectors._segment import give_name, header, length_in
@@ -36,6 +37,7 @@ from proxyexec_connectors._sessions import (
     Session,
     check_is_ours,
     is_name,
+    known_roots,
     new_name,
     session_in_place,
 )
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from proxyexec_connectors._file_durable import FileClaim
+    from proxyexec_connectors.listing import StoredObject
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["FileConnector"]
@@ -232,6 +235,21 @@ class FileConnector:
             return _file_durable.remove(root, check_name(name), only_expired=only_expired)
         except OSError as error:
             raise ConnectorUnavailableError(f"file://{quote(root)}", str(error)) from error
+
+    @classmethod
+    def listing(cls, url: str) -> FileListing:
+        parts = urlsplit(url)
+        spill = parse_qs(parts.query).get("spill", [])
+        named = [os.path.abspath(one) for one in (unquote(parts.path), *spill) if one]
+        if unquote(parts.path):
+            return FileListing(named)
+        return FileListing(
+            [*(root for usual in _usual_roots() for root in known_roots(usual)), *named]
+        )
+
+    def objects(self) -> list[StoredObject]:
+        self._check_open()
+        return sorted(objects_in(self._places))
 
     def durable(self, name: str, *, max_age: float | None = None) -> FileConnector:
         if len(self._roots) > 1:

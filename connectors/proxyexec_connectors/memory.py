@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 
 from proxyexec_connectors._copying import bytes_of
 from proxyexec_connectors.errors import ConnectorClosedError, ForeignProcessError
+from proxyexec_connectors.listing import ObjectStart, StoredObject, StoredSession
 from proxyexec_connectors.protocol import Usage
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ __all__ = ["MemoryConnector"]
 
 _URL = "memory://"
 
+# What a listing shows of each frame.
+_START_BYTES = 64 * 1024
+
 
 class MemoryConnector:
     """A session in this process's memory."""
@@ -34,7 +40,9 @@ class MemoryConnector:
     def __init__(self) -> None:
         self._session = secrets.token_hex(8)
         self._owner = os.getpid()
-        self._objects: dict[str, tuple[memoryview, ...]] | None = {}
+        # With the time at which each was stored.
+        self._objects: dict[str, tuple[tuple[memoryview, ...], float]] | None = {}
+        self._since = time.time()
         # Makes "count, then insert" one step; held for dictionary operations only.
         self._lock = threading.Lock()
         _here[self._session] = self
@@ -79,10 +87,11 @@ class MemoryConnector:
         snapshot = tuple(memoryview(bytes_of(frame)) for frame in frames)
         objects = self._open()
         with self._lock:
-            objects.setdefault(key, snapshot)
+            objects.setdefault(key, (snapshot, time.time()))
 
     def get(self, key: str) -> Frames | None:
-        return self._open().get(key)
+        found = self._open().get(key)
+        return None if found is None else found[0]
 
     def exists(self, key: str) -> bool:
         return key in self._open()
@@ -103,18 +112,70 @@ class MemoryConnector:
         objects = self._open()
         with self._lock:
             snapshots = list(objects.values())
-        return Usage(len(snapshots), sum(frame.nbytes for one in snapshots for frame in one))
+        return Usage(len(snapshots), sum(frame.nbytes for one, _ in snapshots for frame in one))
+
+    def objects(self) -> list[StoredObject]:
+        objects = self._open()
+        with self._lock:
+            found = list(objects.items())
+        return sorted(
+            StoredObject(key, sum(frame.nbytes for frame in frames), since)
+            for key, (frames, since) in found
+        )
+
+    @classmethod
+    def listing(cls, url: str) -> _MemoryListing:
+        return _MemoryListing()
 
     def close(self) -> None:
         self._objects = None
 
-    def _open(self) -> dict[str, tuple[memoryview, ...]]:
+    @property
+    def _is_open(self) -> bool:
+        return self._objects is not None and self._owner == os.getpid()
+
+    def _open(self) -> dict[str, tuple[tuple[memoryview, ...], float]]:
         objects = self._objects
         if self._owner != os.getpid():
             raise ForeignProcessError(_URL, self._owner, os.getpid())
         if objects is None:
             raise ConnectorClosedError(_URL)
         return objects
+
+
+class _MemoryListing:
+    """The sessions of this process; see :class:`proxyexec_connectors.listing.Listing`."""
+
+    url = _URL
+
+    def sessions(self) -> list[StoredSession]:
+        host, process = socket.gethostname(), os.getpid()
+        return [
+            StoredSession(name, "session", "alive", host, process, one._since, *one.usage())
+            for name, one in sorted(_here.items())
+            if one._is_open
+        ]
+
+    def objects(self, session: str) -> list[StoredObject]:
+        one = self._session(session)
+        return [] if one is None else one.objects()
+
+    def start(self, session: str, key: str) -> ObjectStart | None:
+        one = self._session(session)
+        frames = None if one is None else one.get(key)
+        if frames is None:
+            return None
+        views = [memoryview(frame) for frame in frames]
+        return ObjectStart(
+            [view.nbytes for view in views], [bytes(view[:_START_BYTES]) for view in views]
+        )
+
+    def close(self) -> None:
+        pass
+
+    def _session(self, name: str) -> MemoryConnector | None:
+        one = _here.get(name)
+        return one if one is not None and one._is_open else None
 
 
 _here: weakref.WeakValueDictionary[str, MemoryConnector] = weakref.WeakValueDictionary()

@@ -21,6 +21,7 @@ from proxyexec_connectors._host_cache import HostCache, Known
 from proxyexec_connectors._layout import split
 from proxyexec_connectors._redis_format import HEAD, Head, cut, run_of
 from proxyexec_connectors._redis_link import Link, Options, Place
+from proxyexec_connectors._redis_listing import RedisListing, objects_of
 from proxyexec_connectors._redis_reading import WAYS, PieceReceiver, Start, Way
 from proxyexec_connectors._redis_session import (
     SESSIONS,
@@ -28,6 +29,8 @@ from proxyexec_connectors._redis_session import (
     Names,
     Ownership,
     chunks,
+    listed,
+    size_and_time,
     unlink,
 )
 from proxyexec_connectors._redis_wire import Request, ready
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors._host_cache import Write
     from proxyexec_connectors._redis_durable import RedisClaim
     from proxyexec_connectors._redis_wire import Command, Refusal, Replies
+    from proxyexec_connectors.listing import StoredObject
     from proxyexec_connectors.protocol import Frames
 
 __all__ = ["RedisConnector"]
@@ -233,6 +237,15 @@ class RedisConnector:
         with contextlib.closing(Link(place, options)) as link:
             return _redis_durable.discard(link, check_name(name), only_expired=only_expired)
 
+    @classmethod
+    def listing(cls, url: str) -> RedisListing:
+        place = Place(url)
+        options = place.with_options(_DEFAULT)._replace(max_connections=1)
+        return RedisListing(Link(place, options))
+
+    def objects(self) -> list[StoredObject]:
+        return objects_of(self._link, self._names)
+
     def durable(self, name: str, *, max_age: float | None = None) -> Self:
         return self.open_durable(self._link.place.given, name, max_age=max_age)
 
@@ -322,7 +335,7 @@ class RedisConnector:
         [sizes] = self._link.run([("HVALS", self._names.index)])
         # An object that is still being written has no size yet.
         try:
-            stored = [int(size) for size in sizes if size]
+            stored = [known[0] for known in map(size_and_time, sizes) if known is not None]
         except ValueError as error:
             reason = "it tells of a size that is no number"
             raise CorruptObjectError(self.url, "index", reason) from error
@@ -384,7 +397,7 @@ class RedisConnector:
     def _put(self, parcel: _Parcel, *, enlist: bool) -> Iterator[Command | bytes]:
         """Store a small object. No script: Lua looks at each byte of a value that it passes on."""
         field = self._names.field_of(parcel.key)
-        yield ("HSETNX", self._names.index, field, parcel.size)
+        yield ("HSETNX", self._names.index, field, listed(parcel.size))
         if enlist:
             yield from self._enlist
         yield ("SET", self._names.prefix + field, parcel.run, "NX", "PX", self._ttl)
@@ -415,7 +428,7 @@ class RedisConnector:
         keys = (*objects, names.index, *listing)
         facts = (
             field,
-            head.size,
+            listed(head.size),
             head.pieces + 1,
             temporary,
             self._ttl,
@@ -472,8 +485,8 @@ class RedisConnector:
         replies = self._link.run(
             [("SISMEMBER", SESSIONS, other._names.session) for other in others], raw=True
         )
-        for other, listed in zip(others, replies, strict=True):
-            if listed == 0:
+        for other, is_listed in zip(others, replies, strict=True):
+            if is_listed == 0:
                 other._shares = False  # should it come to life again
                 other._host_cache.remove()
 

@@ -34,9 +34,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain
@@ -58,13 +59,15 @@ from proxyexec_connectors.errors import (
     ForeignProcessError,
     SessionMissingError,
 )
+from proxyexec_connectors.listing import ListingConnector, StoredSession, open_listing
 from proxyexec_connectors.protocol import Connector
 from proxyexec_connectors.registry import connect
 
 if TYPE_CHECKING:
+    from proxyexec_connectors.listing import Listing
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["ConnectorSuite", "DurableSuite"]
+__all__ = ["ConnectorSuite", "DurableSuite", "ListingSuite"]
 
 _T = TypeVar("_T")
 _Another: TypeAlias = Callable[[], Connector]
@@ -808,3 +811,215 @@ def _put_at_once(session: DurableConnector, barrier: Any, number: int, size: int
         session.put(f"key.{turn}", [bytes([number]) * size])
         seen.append(_contents(session.get(f"key.{turn}"))[0][:1])
     return seen
+
+
+class ListingSuite:
+    """Every promise of :class:`~proxyexec_connectors.listing.ListingConnector`, as a test.
+
+    A subclass has a fixture ``place``: the URL of a place that has no sessions yet.
+    """
+
+    crosses_processes: ClassVar[bool] = True
+    """Whether a session is seen from other processes."""
+
+    knows_keys: ClassVar[bool] = True
+    """Whether keys of any characters are told as they are, and not something in their place."""
+
+    @pytest.fixture
+    def listing(self, place: str) -> Iterator[Listing]:
+        with closing(open_listing(place)) as listing:
+            yield listing
+
+    def test_it_follows_the_protocol(self, place: str, listing: Listing) -> None:
+        with closing(connect(place)) as connector:
+            assert isinstance(connector, ListingConnector)
+        assert listing.url
+
+    def test_a_place_with_nothing_in_it(self, listing: Listing) -> None:
+        assert listing.sessions() == []
+        assert listing.objects("session-0123456789abcdef") == []
+        assert listing.start("session-0123456789abcdef", "key") is None
+
+    def test_a_session_and_its_owner(self, place: str, listing: Listing) -> None:
+        before = time.time()
+        with closing(connect(place)) as connector:
+            connector.put_many({"a": [b"x" * 1000], "b": [b"y" * 3_000_000]})
+            [session] = listing.sessions()
+            assert (session.kind, session.state) == ("session", "alive")
+            assert (session.host, session.pid) == (socket.gethostname(), os.getpid())
+            assert session.since is not None
+            assert before - 1 <= session.since <= time.time() + 1
+            assert (session.objects, session.bytes) == connector.usage()
+            assert session.name in connector.address
+        assert listing.sessions() == []
+
+    def test_objects(self, place: str, listing: Listing) -> None:
+        before = time.time()
+        with closing(_listable(place)) as connector:
+            connector.put_many({"b": [b"y" * 3_000_000], "a": [b"x" * 1000]})
+            [session] = listing.sessions()
+            a, b = listing.objects(session.name)
+            assert (a.key, b.key) == ("a", "b")
+            assert 1000 <= a.bytes < 1000 + 8192
+            assert 3_000_000 <= b.bytes < 3_000_000 + 8192
+            for one in (a, b):
+                assert one.since is not None
+                assert before - 1 <= one.since <= time.time() + 1
+            assert connector.objects() == [a, b]
+            connector.evict(["b"])
+            assert listing.objects(session.name) == [a]
+            assert connector.objects() == [a]
+
+    def test_a_second_put_changes_nothing(self, place: str, listing: Listing) -> None:
+        with closing(_listable(place)) as connector:
+            connector.put("key", [b"x"])
+            before = connector.objects()
+            connector.put("key", [b"xy"])
+            assert connector.objects() == before
+
+    def test_how_an_object_begins(self, place: str, listing: Listing) -> None:
+        frames: dict[str, list[bytes]] = {
+            "none": [],
+            "empty": [b""],
+            "small": [b"one", b"", b"two"],
+            "large": [b"head", b"z" * 3_000_000, b"tail"],
+            "many": [b"%d" % n for n in range(20_000)],
+        }
+        with closing(connect(place)) as connector:
+            connector.put_many(frames)
+            [session] = listing.sessions()
+            for key, given in frames.items():
+                start = listing.start(session.name, key)
+                assert start is not None
+                assert list(start.lengths) == [len(one) for one in given][: len(start.lengths)]
+                for one, whole in zip(start.starts, given, strict=False):
+                    assert whole.startswith(one)
+                if key != "many":
+                    assert len(start.lengths) == len(given)
+                    assert list(start.starts[:1]) == [one[:100] for one in given[:1]]
+            assert listing.start(session.name, "missing") is None
+
+    def test_odd_keys(self, place: str, listing: Listing) -> None:
+        with closing(_listable(place)) as connector:
+            for key in _ODD_KEYS:
+                connector.put(key, [key.encode()])
+            [session] = listing.sessions()
+            found = listing.objects(session.name)
+            assert session.objects == len(found) == len(_ODD_KEYS)
+            if self.knows_keys:
+                assert [one.key for one in found] == sorted(_ODD_KEYS)
+            starts = [listing.start(session.name, one.key) for one in found]
+            contents = {start.starts[0] for start in starts if start is not None}
+            assert contents == {key.encode() for key in _ODD_KEYS}
+
+    def test_names_that_lead_elsewhere(self, place: str, listing: Listing) -> None:
+        with closing(connect(place)) as connector:
+            connector.put("key", [b"x"])
+            [session] = listing.sessions()
+            for name in (
+                "",
+                ".",
+                "..",
+                "../..",
+                "/etc",
+                "a\0b",
+                f"{session.name}/../{session.name}",
+            ):
+                assert listing.objects(name) == []
+                assert listing.start(name, "key") is None
+            for key in ("", ".", "..", "../key", "/etc/passwd", "a\0b"):
+                assert listing.start(session.name, key) is None
+
+    def test_several_sessions(self, place: str, listing: Listing) -> None:
+        with closing(connect(place)) as one, closing(connect(place)) as two:
+            one.put("key", [b"one"])
+            two.put_many({"key": [b"two"], "more": [b"two"]})
+            found = {session.name: session for session in listing.sessions()}
+            assert list(found) == sorted(found)
+            assert sorted(session.objects for session in found.values()) == [1, 2]
+            for name, session in found.items():
+                assert len(listing.objects(name)) == session.objects
+
+    def test_from_another_process(self, place: str, listing: Listing) -> None:
+        with closing(connect(place)) as connector:
+            connector.put("key", [b"x"])
+            seen = _elsewhere(_sessions_of, place)
+            if self.crosses_processes:
+                assert seen == listing.sessions()
+                assert [one.state for one in seen] == ["alive"]
+            else:
+                assert seen == []
+            # Nobody who looks changes anything.
+            assert _contents(connector.get("key")) == [b"x"]
+
+    def test_an_owner_that_was_killed(self, place: str, listing: Listing) -> None:
+        if not self.crosses_processes:
+            pytest.skip("what a process has goes with it")
+        child = os.fork()
+        if child == 0:
+            try:
+                connector = connect(place)
+                connector.put_many({"key": [b"x"], "large": [b"x" * 3_000_000]})
+                os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        for _ in range(2):  # it sweeps nothing
+            [session] = listing.sessions()
+            assert (session.state, session.pid, session.objects) == ("dead", child, 2)
+            assert [one.key for one in listing.objects(session.name)] == ["key", "large"]
+            start = listing.start(session.name, "key")
+            assert start is not None
+            assert list(start.starts) == [b"x"]
+
+    def test_an_owner_that_was_not_waited_for(self, place: str, listing: Listing) -> None:
+        if not self.crosses_processes:
+            pytest.skip("what a process has goes with it")
+        child = os.fork()
+        if child == 0:
+            try:
+                connector = connect(place)
+                connector.put("key", [b"x"])
+                os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # from now on, it is a zombie
+        try:
+            assert [one.state for one in listing.sessions()] == ["dead"]
+        finally:
+            os.waitpid(child, 0)
+
+    def test_while_objects_come_and_go(self, place: str, listing: Listing) -> None:
+        with closing(_listable(place)) as connector:
+            connector.put("stays", [b"x" * 400_000])
+            done = threading.Event()
+
+            def race(number: int, barrier: threading.Barrier) -> bool:
+                barrier.wait(60)
+                if number == 0:
+                    try:
+                        [session] = listing.sessions()
+                        seen = [
+                            {one.key for one in listing.objects(session.name)} for _ in range(50)
+                        ]
+                        return all({"stays"} <= one <= {"stays", "1", "2"} for one in seen)
+                    finally:
+                        done.set()
+                while not done.is_set():
+                    connector.put(f"{number}", [b"x" * 400_000])
+                    assert connector.objects()
+                    connector.evict([f"{number}"])
+                return True
+
+            assert all(_together(3, race))
+
+
+def _listable(place: str) -> ListingConnector:
+    connector = connect(place)
+    assert isinstance(connector, ListingConnector)
+    return connector
+
+
+def _sessions_of(place: str) -> list[StoredSession]:
+    with closing(open_listing(place)) as listing:
+        return listing.sessions()
