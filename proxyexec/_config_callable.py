@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -42,6 +42,8 @@ class CallableSpec(Spec):
             arguments; names those that are missing, unknown, or not of the type that the signature
             says, and those that are accepted.
     """
+
+    _alone: ClassVar[dict[str, Any] | None] = {"type": "string", "description": "its name"}
 
     callable: str = Field(description='"module:qualname" of a function or class')
     args: list[Any] = Field(default=[], description="arguments by place")

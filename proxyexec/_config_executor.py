@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads annotations
 from typing_extensions import Self
 
@@ -35,6 +35,14 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+def _with_arguments(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that arguments may stand beside the fields."""
+    schema["additionalProperties"] = True
+    life = schema["properties"].get("life", {}).get("const")
+    schema["required"] = ["life"] if life == "persistent" else []
+
 
 # Classes whose methods have other names, by their own.
 _DEVIANTS: dict[str, dict[str, str]] = {
@@ -73,6 +81,10 @@ class ExecutorSpec(Spec, Generic[T]):
         pydantic.ValidationError: there is no such class, it does not take these arguments, it is
             no executor; or ``executor`` is not of the type.
     """
+
+    # What is no field is an argument.
+    model_config = ConfigDict(json_schema_extra=_with_arguments)
+    _alone: ClassVar[dict[str, Any] | None] = {"type": "string", "description": "its type"}
 
     type: str = Field(description='"module:qualname" of a class or of a function that makes one')
     kwargs: dict[str, Any] = Field(default={}, description="its arguments")
@@ -459,11 +471,20 @@ def _life_of(data: Any) -> str:
     return str(life)
 
 
+class _AnyLife:
+    """Says in a JSON schema that what has no life fits, whichever it is."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = handler(core_schema)
+        return {"anyOf": schema["oneOf"]}
+
+
 AnyExecutorSpec = Annotated[
     # Without parameters, as objects of all of them are to be taken as they are.
     Annotated[ContextExecutor, Tag("context")]  # type: ignore[type-arg]
     | Annotated[PersistentExecutor, Tag("persistent")],  # type: ignore[type-arg]
     Discriminator(_life_of),
+    _AnyLife(),
 ]
 """An executor with the life that its data name; ``"context"`` if they name none."""
 

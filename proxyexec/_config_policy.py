@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Discriminator,
     Field,
     TypeAdapter,
@@ -71,9 +72,15 @@ TypeName = Annotated[str, BeforeValidator(_name_of_type)]
 """``"module:qualname"`` of a class, or the class."""
 
 
+def _with_kind(schema: dict[str, Any]) -> None:
+    """Say in a JSON schema that the kind is not left out."""
+    schema["required"] = ["kind", *schema.get("required", ())]
+
+
 class _PolicySpec(Spec):
     """What the kinds of policies have in common."""
 
+    model_config = ConfigDict(json_schema_extra=_with_kind)
     _tag: ClassVar[str | None] = "kind"
 
     def build(self) -> ShouldProxy:
@@ -294,6 +301,15 @@ def _as_data(given: Any) -> Any:
     return _described(given) if callable(given) else given
 
 
+class _OrShort:
+    """Says in a JSON schema that a text, or a number of bytes, stands for a policy."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        described = 'always, never, a size such as "1 MB", or module:qualname'
+        short = {"type": ["string", "integer"], "description": described}
+        return {"anyOf": [handler(core_schema), short]}
+
+
 PolicySpec = Annotated[
     Annotated[
         AlwaysPolicy
@@ -307,6 +323,7 @@ PolicySpec = Annotated[
         Discriminator("kind"),
     ],
     BeforeValidator(_as_data),
+    _OrShort(),
 ]
 """Any kind of policy, or a text that stands for one."""
 

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, TypeAlias
 from pydantic import (
     BaseModel,
     ConfigDict,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
 from proxyexec._config_secrets import left_out, masked
@@ -50,6 +51,9 @@ class Spec(BaseModel):
     _tag: ClassVar[str | None] = None
     """The field that says which kind of several this is: dumped even where it is the usual one."""
 
+    _alone: ClassVar[dict[str, Any] | None] = None
+    """The JSON schema of what may stand in place of the mapping."""
+
     @model_validator(mode="wrap")
     @classmethod
     def _without_inputs(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Self:
@@ -75,6 +79,13 @@ class Spec(BaseModel):
         Raises:
             ValueError: they do not.
         """
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        schema: dict[str, Any] = handler(core_schema)
+        return schema if cls._alone is None else {"anyOf": [schema, cls._alone]}
 
     @model_serializer(mode="wrap")
     def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from proxyexec._executor import StoreExecutor
 from proxyexec._payloads import Serializers
 from proxyexec.errors import ConfigError, ProxyExecError
 
-__all__ = ["StoreExecutorSpec", "described", "located"]
+__all__ = ["StoreExecutorSpec", "described", "located", "schema"]
 
 
 class StoreExecutorSpec(Spec):
@@ -84,6 +84,8 @@ class StoreExecutorSpec(Spec):
             raise ValueError(
                 "a task_group needs a store with nothing but a url, of a directory or of Redis"
             )
+        if self.nested and self.serializers is not None:
+            raise ValueError("nested looks into pickles, and serializers need not write any")
         if self.task_group is None and self.task_group_max_age is not None:
             raise ValueError("task_group_max_age is of a task_group, and there is none")
 
@@ -148,6 +150,12 @@ def _naming(part: str) -> Iterator[None]:
         if isinstance(error, ProxyExecError):
             raise
         raise ConfigError([(part, str(error))]) from error
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of configurations, for editors and other programs."""
+    found = StoreExecutorSpec.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
 
 def described(executor: StoreExecutor) -> StoreExecutorSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from proxyexec_connectors.registry import connector_class
 from pydantic import Field, field_validator, model_validator
@@ -38,6 +38,8 @@ class StoreSpec(Spec):
         pydantic.ValidationError: no connector is known for the URL, or something is not as said
             above.
     """
+
+    _alone: ClassVar[dict[str, Any] | None] = {"type": "string", "description": "its URL"}
 
     url: str = Field(examples=["redis://:${REDIS_PASSWORD}@cache:6379/0"])
     name: str | None = None

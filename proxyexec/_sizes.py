@@ -12,7 +12,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["container_bound", "data_size", "holds_data", "parse_size", "root_of", "size_bound"]
+__all__ = [
+    "container_bound",
+    "data_size",
+    "format_size",
+    "holds_data",
+    "parse_size",
+    "root_of",
+    "size_bound",
+]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])?(i)?b?", re.IGNORECASE)
 
@@ -34,6 +42,15 @@ def parse_size(size: int | str) -> int:
     if size < 0:
         raise ValueError(f"a size cannot be negative: {size}")
     return int(size)
+
+
+def format_size(size: float) -> str:
+    """Return a number of bytes as people write it, with three digits: ``"1.5 MB"``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB" if size < 1000 else f"{size:,.0f} TB"
 
 
 def size_bound(obj: Any) -> int | None:

@@ -42,7 +42,7 @@ from proxyexec._config_policy import (  # noqa: E402
     TypePolicy,
     policy_spec,
 )
-from proxyexec._config_stack import StoreExecutorSpec, described  # noqa: E402
+from proxyexec._config_stack import StoreExecutorSpec, described, schema  # noqa: E402
 from proxyexec._config_store import SerializersSpec, StoreSpec  # noqa: E402
 
 __all__ = [
@@ -65,4 +65,5 @@ __all__ = [
     "described",
     "load",
     "policy_spec",
+    "schema",
 ]

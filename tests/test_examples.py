@@ -8,6 +8,9 @@ line before a fence changes that:
 - ``<!-- example: run again -->`` says that the page's script kills itself the first time, and is
   run again;
 - ``<!-- example: not run -->`` leaves one out: a sketch that is not a program.
+
+``<!-- file: NAME -->`` before any other fence says that the scripts of the page find it under that
+name.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Example(NamedTuple):
 class Script(NamedTuple):
     name: str
     code: str
+    files: dict[str, str]
     needs_redis: bool
     needs_mpi: bool
     is_run_again: bool
@@ -84,6 +88,14 @@ def examples_of(page: Path) -> list[Example]:
     return found
 
 
+def files_of(page: Path) -> dict[str, str]:
+    """The fences of a page that are files, by their names."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == text.count("<!-- file:")
+    return dict(found)
+
+
 def scripts_of(page: Path, *, without: str = "not run") -> list[Script]:
     run = [one for one in examples_of(page) if not one.marks & {"not run", without}]
     groups = [[one] for one in run] if page.name == "README.md" else [run] if run else []
@@ -97,7 +109,7 @@ def scripts_of(page: Path, *, without: str = "not run") -> list[Script]:
         name = stem if len(groups) == 1 else f"{stem}-{group[0].line}"
         marks = frozenset[str]().union(*(one.marks for one in group))
         facts = (one in marks for one in ("needs redis", "needs mpi", "run again"))
-        scripts.append(Script(name, code, *facts))
+        scripts.append(Script(name, code, files_of(page), *facts))
     return scripts
 
 
@@ -115,11 +127,15 @@ WITH_REDIS = [pytest.param(one, id=one.name) for one in SCRIPTS if one.needs_red
 def write(script: Script, directory: Path) -> Path:
     """Write a script, or skip its test for want of a library that it imports."""
     wanted = re.findall(rf"^\s*(?:import|from) ({LIBRARIES})\b", script.code, re.MULTILINE)
+    if "from proxyexec.config " in script.code:
+        wanted.append("pydantic_settings")
     for library in wanted:
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{script.name} needs {library}")
     path = directory / f"{script.name.replace('-', '_').lower()}_examples.py"
     path.write_text(script.code, encoding="utf-8")
+    for name, text in script.files.items():
+        (directory / name).write_text(text, encoding="utf-8")
     return path
 
 
