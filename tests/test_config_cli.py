@@ -190,7 +190,11 @@ class TestTry:
                 "set, which ${NOT_SET_HERE} names",
             ),
             (
-                {"store": "memory://", "executor": {"max_workers": 1}},
+                {
+                    "store": "memory://",
+                    "executor": {"max_workers": 1},
+                    "should_proxy": "100 kB",
+                },
                 "a task failed: ForeignProcessError: memory:// lives in the memory of process",
             ),
         ],
