@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib import import_module
@@ -66,22 +67,26 @@ def find(name: str) -> Any:
         # Asked for as import does, so that a package's module need not have been imported before.
         found: Any = import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise _unimportable(name, error) from error
     where = module_name
     for part in qualname.split("."):
         if not (isinstance(found, type) or found is sys.modules.get(module_name)):
             raise ValueError(f"{name!r} leads through {where!r}, which is no class")
-        if not hasattr(found, part):
+        try:
+            inner = getattr(found, part)
+        except AttributeError:
             close = difflib.get_close_matches(part, dir(found), 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{name!r} is not there: {where!r} has no {part!r}{hint}")
-        found = getattr(found, part)
+            raise ValueError(f"{name!r} is not there: {where!r} has no {part!r}{hint}") from None
+        except Exception as error:  # of a module that imports what it has when it is asked for it
+            raise _unimportable(name, error) from error
+        found = inner
+        home = _home(found)
+        if home is not None:
+            _check_allowed(home, name)
         where = f"{where}.{part}"
     if isinstance(found, ModuleType):
         raise ValueError(f"{name!r} is a module; {_FORM}")
-    home = _home(found)
-    if home is not None:
-        _check_allowed(home, name)
     return found
 
 
@@ -131,6 +136,10 @@ def name_and_arguments(function: Callable[..., Any]) -> tuple[str, list[Any], di
     return name_of_callable(function), args, kwargs
 
 
+def _unimportable(name: str, error: BaseException) -> ValueError:
+    return ValueError(f"{name!r} cannot be imported: {type(error).__name__}: {error}")
+
+
 def _parts(name: Any) -> tuple[str, str]:
     if not isinstance(name, str):
         raise ValueError(f"a name is a text, not of type {name_of(type(name))}; {_FORM}")
@@ -167,10 +176,18 @@ def _home(found: Any) -> str | None:
 
     Other objects do not tell, and are of the module that has them.
     """
-    while isinstance(found, functools.partial):
-        found = found.func
-    is_named = isinstance(found, type) or inspect.isroutine(found)
-    return (found.__module__ or "builtins") if is_named else None
+    while True:
+        if isinstance(found, functools.partial):
+            found = found.func
+        elif isinstance(typing.get_origin(found), type):  # list[int], which can be called as well
+            found = typing.get_origin(found)
+        else:
+            break
+    if not (isinstance(found, type) or inspect.isroutine(found)):
+        return None
+    # Methods that are written in C say which class they are of.
+    owner = getattr(found, "__objclass__", None)
+    return getattr(found, "__module__", None) or getattr(owner, "__module__", None) or "builtins"
 
 
 def _shortest(module: str, qualname: str, function: Any) -> str:

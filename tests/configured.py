@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import os
+from collections.abc import Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pydantic
 
 from proxyexec import ProxySize
+from proxyexec.config import ExecutorSpec
 
 
 def plain(a, b=2):
@@ -47,7 +53,43 @@ class Derived(Outer.Inner):
     pass
 
 
+class Text(str):
+    """Has methods that are written in C."""
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Facts:
+    """Runs code when it is made."""
+
+    count: int
+    made: ClassVar[list[int]] = []
+
+    def __post_init__(self) -> None:
+        Facts.made.append(self.count)
+
+
+def take_facts(facts: Facts):
+    return facts
+
+
+def take_named(module: pydantic.ImportString):
+    return module
+
+
+def take_all(numbers: Iterable[int]):
+    return list(numbers), list(numbers)
+
+
+def log_in(user: str, password: str = "hunter2", *tokens: str):
+    return user, password, tokens
+
+
 prepared = functools.partial(plain, b=7)
+numbers = list[int]
 text = "no callable"
 
 
@@ -130,6 +172,25 @@ def secret_pool(password: str = "", url: str = "", workers: int = 1) -> Executor
     pool: Any = ThreadPoolExecutor(workers)
     pool.facts = password, url
     return pool
+
+
+def rest_pool(**others) -> Executor:
+    return ThreadPoolExecutor(1)
+
+
+def wrong_pool() -> Other:
+    return Other()
+
+
+class Plain(ThreadPoolExecutor):
+    """A pool that knows nothing of cancelling."""
+
+    def shutdown(self, wait=True):
+        super().shutdown(wait)
+
+
+class NotedPool(ExecutorSpec[ThreadPoolExecutor]):
+    note: str = ""
 
 
 def start(number):

@@ -336,6 +336,21 @@ class TestAllowedModules:
         with pytest.raises(ConfigError, match="of the module 'concurrent.futures.thread'"):
             load(data, allow=[HERE])
 
+    @pytest.mark.parametrize(
+        ("name", "module"),
+        [
+            ("Text.upper", "builtins"),
+            ("Text.maketrans", "builtins"),
+            ("Text.mro", "builtins"),
+            ("numbers", "builtins"),
+            ("Picky.submit", "concurrent.futures.thread"),
+            ("ThreadPoolExecutor.submit", "concurrent.futures.thread"),
+        ],
+    )
+    def test_not_what_it_has_from_others(self, name, module):
+        with pytest.raises(ConfigError, match=f"'{HERE}:{name}' is of the module '{module}'"):
+            load({"should_proxy": f"{HERE}:{name}"}, allow=[HERE])
+
     def test_arguments_too(self):
         data = {"executor": {"type": POOL, "initializer": {"$name": "os:getpid"}}}
         with pytest.raises(ConfigError, match="'os:getpid' is of the module 'os', which is not"):
