@@ -9,10 +9,20 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent import futures
 from concurrent.futures import Executor
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
+from types import FrameType, TracebackType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    cast,
+)
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads annotations
 from typing_extensions import Self
 
@@ -484,6 +494,7 @@ AnyExecutorSpec = Annotated[
     Annotated[ContextExecutor, Tag("context")]  # type: ignore[type-arg]
     | Annotated[PersistentExecutor, Tag("persistent")],  # type: ignore[type-arg]
     Discriminator(_life_of),
+    SerializeAsAny(),  # as those with parameters are other classes
     _AnyLife(),
 ]
 """An executor with the life that its data name; ``"context"`` if they name none."""

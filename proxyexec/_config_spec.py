@@ -85,7 +85,10 @@ class Spec(BaseModel):
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         schema: dict[str, Any] = handler(core_schema)
-        return schema if cls._alone is None else {"anyOf": [schema, cls._alone]}
+        if cls._alone is None:
+            return schema
+        # Not a reference: earlier pydantics return one, to what is made of this.
+        return {"anyOf": [dict(handler.resolve_ref_schema(schema)), cls._alone]}
 
     @model_serializer(mode="wrap")
     def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
