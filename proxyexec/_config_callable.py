@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from proxyexec._config_names import name_and_arguments
+from proxyexec._config_secrets import masked, masked_by_place
 from proxyexec._config_signature import Call
 from proxyexec._config_spec import Spec
 from proxyexec._config_values import CALL, checked, is_settled, made
@@ -93,6 +94,9 @@ class CallableSpec(Spec):
     @property
     def _call(self) -> Call:
         return Call(self.callable, self.args, self.kwargs)
+
+    def _masked(self, name: str, value: Any) -> Any:
+        return masked_by_place(self.callable, value) if name == "args" else masked(value, name)
 
     def load(self) -> Callable[..., Any]:
         """Return the function or class itself.

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from proxyexec._config_executor import PersistentExecutor
 from proxyexec._config_names import allowing
 from proxyexec._config_stack import StoreExecutorSpec, located
-from proxyexec.errors import ConfigError, MissingExtraError
+from proxyexec.errors import ConfigError, MissingExtraError, name_of
 
 __all__ = ["PREFIX", "load", "read"]
 
@@ -56,7 +56,8 @@ def load(
         data = dict(source or {})
     else:
         raise TypeError(
-            f"a configuration is a path, a mapping or a StoreExecutorSpec, not {source!r}"
+            "a configuration is a path, a mapping or a StoreExecutorSpec, not of type "
+            f"{name_of(type(source))}"
         )
     variables: list[str] = []
     if environment:

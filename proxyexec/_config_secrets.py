@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ __all__ = [
     "has_reference",
     "left_out",
     "masked",
+    "masked_by_place",
     "masked_url",
     "unset",
 ]
@@ -27,11 +29,16 @@ HIDDEN = "***"
 
 _REFERENCE = re.compile(r"\$(\$?)\{([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SECRET = re.compile(
-    r"(?:^|_)(?:pass|passwd|password|passphrase|pwd|secrets?|tokens?|credentials?|api_?key|"
-    r"access_?key|private_?key)(?:$|_)",
+    r"passw(?:or)?d|passphrase|"
+    r"(?:^|[_.-])(?:(?:pass|pwd|secret|token|credential)s?(?:$|[_.-])|"
+    r"(?:api|access|account|auth|private)[_-]?keys?(?:$|[_.-])|(?:auth|authorization|cookie)$)",
     re.IGNORECASE,
+)
+# A number of such a name: not max_tokens, nor token_ttl.
+_SECRET_NUMBER = re.compile(
+    "(?:pass|passw(?:or)?d|passphrase|pwd|secret|token|key)$", re.IGNORECASE
 )
 _SECRET_IN_QUERY = re.compile("pass|pwd|secret|token|cred|key|sig|auth", re.IGNORECASE)
 _HIDDEN_IN_URL = re.compile(r":\*\*\*@|=\*\*\*(?:&|$)")
@@ -82,7 +89,7 @@ def expanded_url(url: str) -> str:
     return _REFERENCE.sub(lambda found: _value(found, raw=whole), url)
 
 
-def masked(value: Any, name: str = "") -> Any:
+def masked(value: Any, name: str = "", *, is_secret: bool = False) -> Any:
     """Return a value of JSON without what may be a secret: passwords in URLs, and by name.
 
     References are no secrets, and stay.
@@ -90,30 +97,57 @@ def masked(value: Any, name: str = "") -> Any:
     Args:
         value: of JSON.
         name: what it is called.
+        is_secret: whatever it is called: it is in something that is called so.
     """
+    is_secret = is_secret or _SECRET.search(_CAPITAL.sub("_", name)) is not None
     if isinstance(value, dict):
-        return {key: masked(one, str(key)) for key, one in value.items()}
+        return _masked_mapping(value, is_secret)
     if isinstance(value, (list, tuple)):
-        return [masked(one, name) for one in value]
+        return [masked(one, name, is_secret=is_secret) for one in value]
     if isinstance(value, str):
-        if _SECRET.search(name):
-            return value if _is_reference(value) else HIDDEN
-        return masked_url(value)
-    return value
+        hides = is_secret and value and not _is_reference(value)
+        return HIDDEN if hides else masked_url(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return HIDDEN if is_secret and is_number and _SECRET_NUMBER.search(name) else value
+
+
+def _masked_mapping(value: dict[Any, Any], is_secret: bool) -> dict[Any, Any]:
+    call = value.get("$call")
+    if not isinstance(call, str):
+        is_secret = is_secret and "$name" not in value
+        return {key: masked(one, str(key), is_secret=is_secret) for key, one in value.items()}
+    # What a call is given by name is not all secret because of what it returns.
+    shown = {key: masked(one, str(key)) for key, one in value.items()}
+    if isinstance(value.get("args"), (list, tuple)):
+        shown["args"] = masked_by_place(call, value["args"], is_secret=is_secret)
+    return shown
+
+
+def masked_by_place(call: str, args: Sequence[Any], *, is_secret: bool = False) -> list[Any]:
+    """Return arguments of a call without what may be a secret, by the names that they have there.
+
+    Args:
+        call: the name of what is called.
+        args: by place.
+        is_secret: all of them are, by the name of what the call returns.
+    """
+    from proxyexec._config_signature import names_by_place  # noqa: PLC0415 - which needs this one
+
+    names = names_by_place(call, len(args))
+    return [masked(one, name, is_secret=is_secret) for name, one in zip(names, args, strict=True)]
 
 
 def masked_url(url: str) -> str:
     """Return a URL without its password, and without what its query calls a secret."""
-    scheme = _SCHEME.match(url)
-    if scheme is None:
+    start, mark, rest = url.partition("://")
+    if not mark:
         return url
-    start, rest = url[: scheme.end()], url[scheme.end() :]
     # A password that was not encoded may have any character in it.
     login, at, rest = rest.rpartition("@")
     user, colon, password = login.partition(":")
     if colon and not _is_reference(password):
         login = f"{user}:{HIDDEN}"
-    place, mark, query = rest.partition("?")
+    place, asks, query = rest.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&")]
     shown = "&".join(
         f"{name}={HIDDEN}"
@@ -121,7 +155,7 @@ def masked_url(url: str) -> str:
         else f"{name}{equals}{value}"
         for name, equals, value in pairs
     )
-    return f"{start}{login}{at}{place}{mark}{shown}"
+    return f"{start}{mark}{login}{at}{place}{asks}{shown}"
 
 
 def left_out(value: Any, name: str = "") -> str | None:
@@ -131,9 +165,9 @@ def left_out(value: Any, name: str = "") -> str | None:
     elif isinstance(value, (list, tuple)):
         found = [left_out(one, name) for one in value]
     elif isinstance(value, str):
-        if value == HIDDEN and _SECRET.search(name):
-            return repr(name)
-        url = _SCHEME.match(value) is not None and _HIDDEN_IN_URL.search(value) is not None
+        if value == HIDDEN:
+            return repr(name) if name else "a secret"
+        url = "://" in value and _HIDDEN_IN_URL.search(value) is not None
         return "the password of a URL" if url else None
     else:
         return None

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from inspect import Parameter
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ __all__ = ["Call"]
 
 _BY_PLACE = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
 _STARS: dict[Any, str] = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+_LONGEST = 200
 _BY_NAME = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
 
 
@@ -68,7 +69,9 @@ class Call(NamedTuple):
         hints = _hints(function)
         for parameter, name, value in placed:
             if parameter.name in hints and is_settled(value):
-                self._converted(hints[parameter.name], name, made(value), value)
+                hint = hints[parameter.name]
+                if not hint.runs_code:
+                    self._converted(hint, parameter, name, made(value), value)
 
     def make(self, made: Callable[[Any], Any]) -> Any:
         """Make the call.
@@ -91,7 +94,7 @@ class Call(NamedTuple):
         for parameter, name, value in self._placed(parameters):
             obj = made(value)
             if parameter.name in hints:
-                obj = self._converted(hints[parameter.name], name, obj, value)
+                obj = self._converted(hints[parameter.name], parameter, name, obj, value)
             if isinstance(name, int):
                 args.append(obj)
             elif parameter.kind is Parameter.POSITIONAL_ONLY:
@@ -140,19 +143,45 @@ class Call(NamedTuple):
             raise ValueError(f"{self.name!r} lacks {lacks}; {_accepted(parameters)}")
         return placed
 
-    def _converted(self, adapter: TypeAdapter[Any], name: int | str, obj: Any, given: Any) -> Any:
+    def _converted(
+        self, hint: _Hint, parameter: Parameter, name: int | str, obj: Any, given: Any
+    ) -> Any:
         try:
-            return adapter.validate_python(obj)
+            return hint.adapter.validate_python(obj)
         except TypeError:  # of a protocol that says nothing of objects
             return obj
         except ValidationError as error:
+            safe = masked(given, name if isinstance(name, str) else parameter.name)
+            # Types that check by code of their own quote what they are given.
+            quotes = ("value_error", "assertion_error") if safe != given else ()
             problems = "; ".join(
-                ".".join(map(str, one["loc"])) + (": " if one["loc"] else "") + one["msg"].lower()
+                ".".join(map(str, one["loc"]))
+                + (": " if one["loc"] else "")
+                + ("is refused" if one["type"] in quotes else one["msg"].lower())
                 for one in error.errors(include_input=False, include_url=False)
             )
-            shown = repr(masked(given, str(name)))
+            shown = _shortened(repr(safe))
         what = f"argument {name!r} of {self.name!r}"
         raise ValueError(f"{what} cannot be {shown}: {problems}")
+
+
+class _Hint(NamedTuple):
+    """What checks an argument, as its annotation says."""
+
+    adapter: TypeAdapter[Any]
+    runs_code: bool
+    """Whether checking calls what the type defines itself: that is for when the call is made."""
+
+
+def names_by_place(name: str, count: int) -> list[str]:
+    """Return what the first arguments of a call are called; ``""`` where Python does not know."""
+    try:
+        parameters = _parameters(find(name)) or []
+    except ValueError:
+        parameters = []
+    names = [one.name for one in parameters if one.kind in _BY_PLACE]
+    rest = next((one.name for one in parameters if one.kind is Parameter.VAR_POSITIONAL), "")
+    return [*names[:count], *[rest] * (count - len(names))]
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter] | None:
@@ -163,7 +192,7 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter] | None:
         return None
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+def _hints(function: Callable[..., Any]) -> dict[str, _Hint]:
     """Return what checks arguments, by the names of parameters that say what they take."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -176,6 +205,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
     target = inspect.unwrap(getattr(target, "__func__", target))
     adapters = {}
     for name, annotation in getattr(target, "__annotations__", {}).items():
+        if name == "return":
+            continue
         alone = SimpleNamespace(__annotations__={name: annotation})
         try:
             hints = typing.get_type_hints(
@@ -184,8 +215,10 @@ def _hints(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
         except Exception:  # noqa: BLE001, S112 - of a name that only type checkers see, say
             continue
         adapter = _adapter(hints[name])
-        if adapter is not None:
-            adapters[name] = adapter
+        parts = [] if adapter is None else list(_parts(adapter.core_schema))
+        # Iterables would arrive as something that can be gone through once.
+        if adapter is not None and not any(one.get("type") == "generator" for one in parts):
+            adapters[name] = _Hint(adapter, any(map(_runs_code, parts)))
     return adapters
 
 
@@ -198,6 +231,30 @@ def _adapter(hint: Any) -> TypeAdapter[Any] | None:
         except Exception:  # noqa: BLE001 - not all annotations are types
             return None
     return None
+
+
+def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the parts of what pydantic makes of an annotation."""
+    if isinstance(schema, dict):
+        yield schema
+        for name, one in schema.items():
+            if name not in ("metadata", "serialization"):
+                yield from _parts(one)
+    elif isinstance(schema, (list, tuple)):
+        for one in schema:
+            yield from _parts(one)
+
+
+def _runs_code(part: Mapping[str, Any]) -> bool:
+    """Tell whether pydantic calls something that is not its own for a part, or imports it."""
+    function = part.get("function", part.get("default_factory"))
+    if isinstance(function, dict):
+        function = function["function"]
+    if callable(function):
+        home = (getattr(function, "__module__", None) or "builtins").partition(".")[0]
+        imports = getattr(function, "__name__", "") == "import_string"
+        return imports or home not in ("pydantic", "pydantic_core", "builtins")
+    return part.get("type") == "call" or any(part.get(one) for one in ("custom_init", "post_init"))
 
 
 @functools.cache
@@ -215,9 +272,18 @@ def _accepted(parameters: Sequence[Parameter]) -> str:
     shown = []
     for one in parameters:
         stars = _STARS.get(one.kind, "")
-        default = "" if one.default is Parameter.empty else f"={one.default!r}"
-        shown.append(f"{stars}{one.name}{default}")
+        default = repr(masked(one.default, one.name) if _is_json(one.default) else one.default)
+        given = "" if one.default is Parameter.empty else f"={_shortened(default)}"
+        shown.append(f"{stars}{one.name}{given}")
     return f"it takes {', '.join(shown)}" if shown else "it takes no arguments"
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, (str, int, float, list, dict))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _filled(parameters: Sequence[Parameter], by_place: dict[str, Any]) -> list[Any]:

@@ -92,13 +92,17 @@ class Spec(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_secrets(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        shown: dict[str, Any] = masked(handler(self))
+        shown = {name: self._masked(name, value) for name, value in handler(self).items()}
         return shown if self._tag is None else {self._tag: getattr(self, self._tag), **shown}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             if name in self.model_fields_set:
-                yield name, masked(value, name or "")
+                yield name, self._masked(name or "", value)
+
+    def _masked(self, name: str, value: Any) -> Any:
+        """Return the value of a field as it is shown."""
+        return masked(value, name)
 
 
 def invalid(title: str, problems: Sequence[Problem]) -> ValidationError:

@@ -79,7 +79,7 @@ def _store(spec: Any) -> _Node:
         return _Node("store: in memory, or in shared memory and files, as the executor needs it")
     below = _options(spec, {"url", "serializer", "max_bytes", "cache_bytes"})
     if spec.serializer is not None:
-        below.insert(0, _value("serializer", spec.serializer.as_value()))
+        below.insert(0, _value("serializer", masked(spec.serializer.as_value())))
     for name in ("max_bytes", "cache_bytes"):
         if getattr(spec, name):
             below.append(_Node(f"{name}: {format_size(getattr(spec, name))}"))
@@ -112,7 +112,7 @@ def _policy(spec: Any) -> _Node:
 def _options(spec: Any, shown: Any) -> list[_Node]:
     """Return what differs from what is usual."""
     return [
-        _value(name, getattr(spec, name))
+        _value(name, masked(getattr(spec, name), name))
         for name, field in type(spec).model_fields.items()
         if name not in shown and getattr(spec, name) != field.default
     ]

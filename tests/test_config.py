@@ -1067,6 +1067,7 @@ class TestSecrets:
         "data",
         [
             {"store": {"url": f"redis://:{SECRET}@h", "max_bytes": "x"}},
+            {"executor": {"type": f"{HERE}:secret_pool", "password": 123456, "url": SECRET * 0}},
             {"store": {"url": f"redis://:{SECRET}@h", "nme": "x"}},
             {"store": f"rdis://:{SECRET}@h"},
             {"store": {"url": [f"redis://:{SECRET}@h"]}},
@@ -1081,7 +1082,9 @@ class TestSecrets:
         with pytest.raises(ValidationError) as caught:
             StoreExecutorSpec(**data)
         error = caught.value
-        assert SECRET not in str(error) + repr(error) + repr(error.errors()) + error.json()
+        shown = str(error) + repr(error) + repr(error.errors()) + error.json()
+        assert SECRET not in shown
+        assert "123456" not in shown
         with pytest.raises(ConfigError) as caught:
             load(data)
         assert SECRET not in str(caught.value) + repr(caught.value)
@@ -1170,6 +1173,54 @@ class TestFiles:
             assert is_proxy(executor.submit(bytes, 5000).result())
             assert not is_proxy(executor.submit(str, "x" * 5000).result())
             assert executor.config() == spec
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"password": 123456},
+            {"passwords": [SECRET]},
+            {"password": (SECRET, ("x", SECRET))},
+            {"db-password": SECRET},
+            {"dbpassword": SECRET},
+            {"apiKey": SECRET},
+            {"authkey": SECRET},
+            {"auth": ["user", SECRET]},
+            {"headers": {"Authorization": f"Bearer {SECRET}"}},
+            {"credentials": {"login": "x", "pin": SECRET}},
+            {"secret": {"$call": "builtins:str", "args": [SECRET]}},
+            {"more": {"$call": f"{HERE}:log_in", "args": ["user", SECRET, SECRET]}},
+            {"more": f"see redis://:{SECRET}@h"},
+            {"more": f"${{SCHEME}}://:{SECRET}@h"},
+        ],
+    )
+    def test_by_other_names(self, arguments):
+        spec = CallableSpec(callable=configured.rest, args=[1], kwargs=arguments)
+        for one in (spec, CustomPolicy(policy=f"{HERE}:rest", kwargs={"a": 1, **arguments})):
+            shown = repr(one) + one.model_dump_json() + repr(one.model_dump())
+            assert SECRET not in shown
+            assert "123456" not in shown
+            with pytest.raises(ValidationError, match="was left out when this was shown"):
+                loaded(one)
+
+    def test_by_place(self):
+        spec = CallableSpec.of(configured.log_in, "user", SECRET, SECRET)
+        assert SECRET not in repr(spec) + spec.model_dump_json()
+        assert spec.model_dump()["args"] == ["user", "***", "***"]
+        text = problem(lambda: CallableSpec.of(configured.log_in, "user", [SECRET]))
+        assert text.startswith(f"argument 1 of '{HERE}:log_in' cannot be ['***']: ")
+        text = problem(lambda: CallableSpec.of(configured.log_in, nobody=1))
+        assert text.endswith("it takes user, password='***', *tokens")
+
+    def test_what_is_none(self):
+        kwargs = {"max_tokens": 100, "token_ttl": 60, "use_password": True, "password": ""}
+        kwargs |= {"password_file": "${FILE}", "author": "x", "monkey": "y", "compass": "z"}
+        spec = CallableSpec(callable=configured.rest, args=[1], kwargs=kwargs)
+        assert loaded(spec) == spec
+        assert spec.model_dump()["kwargs"] == kwargs
+
+    def test_of_what_is_no_configuration(self):
+        with pytest.raises(TypeError, match="not of type list$"):
+            load([f"redis://:{SECRET}@h"])
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),
@@ -1278,6 +1329,18 @@ class TestEnvironment:
         monkeypatch.setenv("PROXYEXEC_CONFIG", str(file))
         assert load() == load(file)
         assert load(environment=False) == StoreExecutorSpec()
+        monkeypatch.setenv("PROXYEXEC_CONFIG", "")
+        assert load() == StoreExecutorSpec()
+
+    def test_a_number_for_a_password(self, monkeypatch):
+        monkeypatch.setenv("PROXYEXEC_EXECUTOR", f"{HERE}:rest_pool")
+        monkeypatch.setenv("PROXYEXEC_EXECUTOR__PASSWORD", "123456")
+        assert "123456" not in repr(load())
+
+    def test_what_is_nested_too_deeply(self, monkeypatch):
+        monkeypatch.setenv("PROXYEXEC_EXECUTOR", "[" * 100_000)
+        with pytest.raises(ConfigError, match="PROXYEXEC_EXECUTOR: executor: "):
+            load()
 
     def test_errors_name_the_variables(self, file, monkeypatch):
         monkeypatch.setenv("PROXYEXEC_STORE", f"rdis://:{SECRET}@h")

@@ -98,6 +98,24 @@ class TestCheck:
             "└── lazy: no\n"
         )
 
+    def test_what_may_do_something_to_a_terminal(self, write, capsys):
+        name = "\x1b[2J\nstore: redis://"
+        assert main(["config", "check", write({"store": {"url": "memory://", "name": name}})]) == 0
+        assert "│   └── name: \\x1b[2J\\nstore: redis://\n" in capsys.readouterr().out.replace(
+            "    └── ", "│   └── "
+        )
+        assert main(["config", "check", write({name: 1})]) == 1
+        assert "\x1b" not in capsys.readouterr().err
+
+    def test_secrets_of_the_store(self, write, capsys):
+        arguments = {"a": 1, "password": SECRET}
+        serializer = {"callable": "tests.configured:rest", "kwargs": arguments}
+        store = {"url": "memory://", "name": f"x://:{SECRET}@h", "serializer": serializer}
+        assert main(["config", "check", write({"store": store})]) == 0
+        out = capsys.readouterr().out
+        assert "password: ***\n" in out
+        assert SECRET not in out
+
     def test_notes(self, write, capsys):
         path = write({"store": "redis://:${NOT_SET_HERE}@cache"})
         assert main(["config", "check", path]) == 0
