@@ -79,13 +79,12 @@ class CallableSpec(Spec):
         function = data.get("callable")
         if function is not None and not isinstance(function, str):
             name, args, kwargs = name_and_arguments(function)
-            given = data.get("args", []), data.get("kwargs", {})
-            data = {
-                **data,
-                "callable": name,
-                "args": [*args, *given[0]],
-                "kwargs": {**kwargs, **given[1]},
-            }
+            data = {**data, "callable": name}
+            # What is neither is refused as such, below.
+            if args and isinstance(data.setdefault("args", []), (list, tuple)):
+                data["args"] = [*args, *data["args"]]
+            if kwargs and isinstance(data.setdefault("kwargs", {}), Mapping):
+                data["kwargs"] = {**kwargs, **data["kwargs"]}
         return checked_arguments(data)
 
     def _check(self) -> None:

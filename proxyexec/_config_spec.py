@@ -68,6 +68,8 @@ class Spec(BaseModel):
             problems = problems_in(error, cls.model_fields)
         except ValueError as error:
             problems = [((), str(error))]
+        except RecursionError:
+            problems = [((), "this is nested too deeply, or in itself")]
         else:
             problems = [((), _LEFT_OUT.format(secret=secret))]
         # Not chained: the first one has the input.

@@ -41,7 +41,7 @@ def checked(value: Any, where: str) -> Any:
         return value
     if isinstance(value, str):
         has_reference(value)  # which sees that they are written as they should be
-        return str(value)
+        return str.__str__(value)  # of a member of an enumeration, its text
     if isinstance(value, Mapping):
         return _checked_mapping(value, where)
     if isinstance(value, list):
@@ -123,8 +123,11 @@ def _checked_mapping(value: Mapping[Any, Any], where: str) -> Any:
         if mark == NAME:
             find(value[NAME])
             return {NAME: value[NAME]}
-        args = checked(list(value.get("args", ())), where)
-        kwargs = checked(dict(value.get("kwargs", {})), where)
+        args, kwargs = value.get("args", []), value.get("kwargs", {})
+        if not (isinstance(args, (list, tuple)) and isinstance(kwargs, Mapping)):
+            raise ValueError("args must be a list, and kwargs a mapping")
+        args = checked(list(args), where)
+        kwargs = {name: checked(one, f"{where}[{name!r}]") for name, one in kwargs.items()}
         Call(value[CALL], args, kwargs).check(is_settled, made)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])?(i)?b?", re.IGNORECASE)
+_MOST_DIGITS = 100  # a float has no more than some 300
 
 
 def parse_size(size: int | str) -> int:
@@ -33,7 +34,7 @@ def parse_size(size: int | str) -> int:
     """
     if isinstance(size, str):
         found = _SIZE.fullmatch(size.strip())
-        if found is None:
+        if found is None or len(found[1]) > _MOST_DIGITS:
             raise ValueError(f"not a size: {size!r}; write 1000000, '1 MB' or '1.5 MiB'")
         number, prefix, binary = found.groups()
         base = 1024 if binary else 1000

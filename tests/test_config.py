@@ -1,7 +1,9 @@
 """Configurations: what they say, what they refuse, and what is built of them."""
 
 import copy
+import asyncio
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -296,6 +298,54 @@ class TestCallableSpec:
     def test_arguments_arrive_as_annotated(self):
         (count, _, ratio) = CallableSpec.of(configured.typed, count="3", ratio=1)()
         assert (count, ratio) == (3, 1.0)
+
+    def test_iterables_arrive_as_lists(self):
+        assert CallableSpec.of(configured.take_all, [1, 2])() == ([1, 2], [1, 2])
+
+    def test_a_member_of_an_enumeration_is_its_text(self):
+        assert CallableSpec.of(configured.plain, configured.Colour.RED).args == ["red"]
+
+    def test_checking_makes_no_objects_of_other_types(self):
+        spec = CallableSpec(callable=f"{HERE}:take_facts", kwargs={"facts": {"count": 5}})
+        assert not configured.Facts.made
+        assert spec() == configured.Facts(5)
+        with pytest.raises(ValueError, match="'facts' of .*: count: input should be a valid int"):
+            CallableSpec(callable=f"{HERE}:take_facts", kwargs={"facts": {"count": "x"}})()
+        configured.Facts.made.clear()
+
+    def test_checking_imports_nothing_that_has_no_name(self):
+        data = {"executor": {"type": POOL, "initializer": {"$call": f"{HERE}:take_named"}}}
+        data["executor"]["initializer"]["args"] = ["xml.sax.saxutils"]
+        sys.modules.pop("xml.sax.saxutils", None)
+        load(data, allow=[HERE, "concurrent"])
+        assert "xml.sax.saxutils" not in sys.modules
+
+    def test_a_method_of_c(self):
+        assert CallableSpec(callable="builtins:str.upper", args=["a"])() == "A"
+
+    @pytest.mark.parametrize(
+        "more", [{"args": 3}, {"args": "ab"}, {"kwargs": [1]}, {"kwargs": None}]
+    )
+    def test_arguments_of_the_wrong_kind(self, more):
+        value = {"$call": f"{HERE}:plain", **more}
+        text = problem(lambda: CallableSpec.of(configured.plain, value))
+        assert text == "argument 0: args must be a list, and kwargs a mapping"
+        for function in (configured.plain, functools.partial(configured.plain, 1, b=2)):
+            with pytest.raises(ValidationError, match="Input should be a valid"):
+                CallableSpec(callable=function, **more)
+
+    def test_what_has_no_end(self):
+        endless: list = []
+        endless.append(endless)
+        text = problem(lambda: CallableSpec.of(configured.plain, endless))
+        assert text == "this is nested too deeply, or in itself"
+
+    def test_a_module_that_cannot_import_what_it_is_asked_for(self, tmp_path, monkeypatch):
+        lazy = "def __getattr__(name): raise ImportError('no such extra')"
+        (tmp_path / "lazy_module.py").write_text(lazy)
+        monkeypatch.syspath_prepend(tmp_path)
+        text = problem(lambda: CallableSpec(callable="lazy_module:x"))
+        assert text == "'lazy_module:x' cannot be imported: ImportError: no such extra"
 
     def test_nothing_is_called_before_it_is_built(self, tmp_path):
         there = tmp_path / "there"
