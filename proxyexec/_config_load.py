@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -23,6 +24,8 @@ PREFIX = "PROXYEXEC_"
 """What the names of environment variables start with."""
 
 _FORMATS = {".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
+
+_MOST_VALUES = 100_000
 
 # What a text alone stands for, in the parts that have more to them.
 _ALONE = {"executor": "type", "store": "url"}
@@ -44,7 +47,7 @@ def load(
         MissingExtraError: what reads such a file is not installed.
     """
     if source is None and environment:
-        source = os.environ.get(f"{PREFIX}CONFIG")
+        source = os.environ.get(f"{PREFIX}CONFIG") or None
     name = ""
     is_file = isinstance(source, (str, os.PathLike))
     if is_file:
@@ -88,7 +91,8 @@ def read(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         blob = file.read()
     try:
-        data = _READERS[form](blob.decode())
+        data = _READERS[form](blob.decode("utf-8-sig"))  # with the mark of some editors, or not
+        _refuse_endless(data)
     except ImportError as error:
         raise MissingExtraError(f"a configuration in {form.upper()}", "config") from error
     except RecursionError:
@@ -209,9 +213,22 @@ def _texts_read(value: Any) -> Any:
 def _of_json(text: Any, only: tuple[type, ...] = (object,)) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, only) else text
+
+
+def _read_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice} is there twice")
+    return mapping
 
 
 def _read_toml(text: str) -> Any:
@@ -220,7 +237,33 @@ def _read_toml(text: str) -> Any:
 
 
 def _read_yaml(text: str) -> Any:
-    return import_module("yaml").safe_load(text)
+    yaml = import_module("yaml")
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen and key.value != "<<":
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            return node
+
+    return yaml.load(text, Loader)
+
+
+def _refuse_endless(data: Any) -> None:
+    """Refuse what a few aliases of YAML make of a short text: a value in itself, or millions."""
+    count, left = 0, [data]
+    while left:
+        one = left.pop()
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        count += len(inner)
+        if count > _MOST_VALUES:
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values")
+        left.extend(inner)
 
 
 def _reason(error: Exception) -> str:
@@ -228,6 +271,8 @@ def _reason(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)  # of YAML, whose own text quotes lines
     if mark is not None:
         problem = getattr(error, "problem", None) or "it cannot be read"
+        # A password that starts with "!" or "*" is a tag or an alias.
+        problem = re.sub(r"\s*'[^']{2,}'.*", "", problem, flags=re.DOTALL)
         return f"{problem}, line {mark.line + 1}, column {mark.column + 1}"
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno}, column {error.colno}"
@@ -235,7 +280,7 @@ def _reason(error: Exception) -> str:
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
-    "json": json.loads,
+    "json": _read_json,
     "toml": _read_toml,
     "yaml": _read_yaml,
 }

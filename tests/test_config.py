@@ -1307,6 +1307,62 @@ class TestFiles:
         with pytest.raises(ConfigError, match="this is no JSON: UnicodeDecodeError"):
             load(path)
 
+    @pytest.mark.parametrize(
+        ("form", "text"),
+        [("json", '{"lazy": false}'), ("toml", "lazy = false"), ("yaml", "lazy: false")],
+    )
+    def test_a_mark_of_the_byte_order(self, form, text, tmp_path):
+        path = tmp_path / f"a.{form}"
+        path.write_text(text, encoding="utf-8-sig")
+        assert not load(path).lazy
+
+    @pytest.mark.parametrize(
+        ("form", "text"),
+        [
+            ("json", '{"store": {"url": "memory://", "url": "redis://h"}}'),
+            ("yaml", "store:\n  url: memory://\n  url: redis://h"),
+        ],
+    )
+    def test_keys_that_are_there_twice(self, form, text, tmp_path):
+        path = tmp_path / f"a.{form}"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="the key url is there twice"):
+            load(path)
+
+    def test_merged_mappings(self, tmp_path):
+        path = tmp_path / "a.yaml"
+        path.write_text(
+            f"executor:\n  type: {HERE}:rest_pool\n  usual: &usual {{a: 1, b: 2}}\n"
+            "  more: {<<: *usual, b: 3}\n"
+        )
+        kwargs = {"usual": {"a": 1, "b": 2}, "more": {"a": 1, "b": 3}}
+        assert load(path).executor.kwargs == kwargs
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "executor: &all {type: x, initargs: *all}",
+            "a: &a [1, 1]\n"
+            + "".join(
+                f"{above}: &{above} [*{below}, *{below}]\n"
+                for below, above in itertools.pairwise("abcdefghijklmnopqrstuvwxyz")
+            ),
+        ],
+    )
+    def test_aliases_that_say_too_much(self, text, tmp_path):
+        path = tmp_path / "a.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="it has more than 100,000 values"):
+            load(path)
+
+    @pytest.mark.parametrize("sign", "!*%@&")
+    def test_secrets_that_are_no_text_in_yaml(self, sign, tmp_path):
+        path = tmp_path / "a.yaml"
+        path.write_text(f"executor:\n  password: {sign}{SECRET}\n  more: [\n")
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        assert SECRET not in str(caught.value)
+
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             load(tmp_path / "none.toml")
