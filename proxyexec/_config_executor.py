@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import multiprocessing
 import re
+import sys
 import threading
 from collections.abc import Callable, Collection
 from concurrent import futures
@@ -110,10 +112,14 @@ class ExecutorSpec(Spec, Generic[T]):
 
         def __init__(self, **data: Any) -> None: ...
 
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        # One with another parameter, or of another life: pydantic would take all of its attributes.
+        return value if isinstance(value, cls) else _as_data(value)
+
     @model_validator(mode="before")
     @classmethod
     def _collect(cls, data: Any) -> Any:
-        data = data if isinstance(data, cls) else _as_data(data)
         if not isinstance(data, dict):
             return data
         data = {**data, "kwargs": _all_arguments(data, cls.model_fields)}
@@ -158,8 +164,8 @@ class ExecutorSpec(Spec, Generic[T]):
     @classmethod
     def _expected(cls) -> Any:
         """The class that stands in brackets."""
-        arguments = cls.__pydantic_generic_metadata__["args"]
-        expected = arguments[0] if arguments else None
+        known = (getattr(base, "__pydantic_generic_metadata__", None) for base in cls.__mro__)
+        expected = next((one["args"][0] for one in known if one and one["args"]), None)
         return expected if isinstance(expected, type) and expected is not Any else None
 
     def _check(self) -> None:
@@ -232,10 +238,18 @@ class ExecutorSpec(Spec, Generic[T]):
         call = self._call._replace(kwargs={**self.kwargs, **overrides})
         executor = call.make(lambda one: one if id(one) in given else made(one))
         expected = self._expected()
-        if expected is not None and not isinstance(executor, expected):
-            kind = name_of(type(executor))
-            raise ValueError(f"{self.type!r} has made a {kind}, which is no {name_of(expected)}")
-        self._check_methods(executor)
+        try:
+            if expected is not None and not isinstance(executor, expected):
+                kind = name_of(type(executor))
+                raise ValueError(
+                    f"{self.type!r} has made a {kind}, which is no {name_of(expected)}"
+                )
+            self._check_methods(executor)
+        except ValueError:
+            # Nobody else knows of it.
+            with contextlib.suppress(Exception):
+                self.close(executor)
+            raise
         return cast("T", executor)
 
     def base_of(self, executor: Any) -> Any:
@@ -318,7 +332,8 @@ class ContextExecutor(ExecutorSpec[T], Generic[T]):
 
     def __enter__(self) -> T:
         executor = self.as_executor(self.build())
-        _entered.stack.append((self, executor))
+        with _blocks_lock:
+            _blocks.append(_Block(self, executor, threading.get_ident(), sys._getframe(1)))
         return cast("T", executor)
 
     def __exit__(
@@ -327,10 +342,16 @@ class ContextExecutor(ExecutorSpec[T], Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        stack = _entered.stack
-        last = max(at for at, (spec, _) in enumerate(stack) if spec is self)
-        _, executor = stack.pop(last)
-        executor.shutdown(wait=True)
+        here = threading.get_ident(), sys._getframe(1)
+        with _blocks_lock:
+            entered = [one for one in reversed(_blocks) if one.spec is self]
+            block = max(
+                entered,
+                # The last one, if it is not known better, as of an ExitStack.
+                key=lambda one: (one.frame is here[1], one.thread == here[0]),
+            )
+            _blocks[:] = [one for one in _blocks if one is not block]
+        block.executor.shutdown(wait=True)
 
 
 class PersistentExecutor(ExecutorSpec[T], Generic[T]):
@@ -430,7 +451,8 @@ class _Life:
                 return
             executor = self._executor or self._spec.as_executor(self._built)
             self._built = self._executor = None
-        executor.shutdown(wait=wait, cancel_futures=cancel_futures)
+        # Not all executors know what it is to cancel.
+        executor.shutdown(wait=wait, **({"cancel_futures": True} if cancel_futures else {}))
 
 
 class _Submitting:
@@ -441,11 +463,17 @@ class _Submitting:
         self._max_workers = getattr(executor, "_max_workers", None)
 
 
-class _Entered(threading.local):
-    """The blocks of :class:`ContextExecutor` that this thread is in."""
+class _Block(NamedTuple):
+    """A block of a :class:`ContextExecutor` that somebody is in.
 
-    def __init__(self) -> None:
-        self.stack: list[tuple[ContextExecutor[Any], Any]] = []
+    Blocks of generators and coroutines do not end in the order in which they were entered, even in
+    one thread; each ends in the frame that it began in.
+    """
+
+    spec: ContextExecutor[Any]
+    executor: Any
+    thread: int
+    frame: FrameType
 
 
 def _as_data(given: Any) -> Any:
@@ -545,4 +573,5 @@ _NOT_AGAIN = (
 
 _METHODS = {"submit_method": "submit", "map_method": "map", "shutdown_method": "shutdown"}
 
-_entered = _Entered()
+_blocks: list[_Block] = []
+_blocks_lock = threading.Lock()

@@ -61,7 +61,7 @@ class Spec(BaseModel):
         try:
             secret = left_out(value)
             if secret is None:
-                made: Self = handler(value)
+                made: Self = handler(cls._given(value))
                 made._check()
                 return made
         except ValidationError as error:
@@ -74,6 +74,11 @@ class Spec(BaseModel):
             problems = [((), _LEFT_OUT.format(secret=secret))]
         # Not chained: the first one has the input.
         raise invalid(cls.__name__, problems) from None
+
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        """Return what stands for ``value``, before pydantic looks at it."""
+        return value
 
     def _check(self) -> None:
         """See that the parts fit together.

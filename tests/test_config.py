@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("pydantic_settings")
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import proxyexec
 from proxyexec import (
@@ -44,6 +44,7 @@ from proxyexec.config import (
     NeverPolicy,
     NotPolicy,
     PersistentExecutor,
+    PolicySpec,
     SerializersSpec,
     SizePolicy,
     StoreExecutorSpec,
@@ -594,6 +595,87 @@ class TestLives:
         assert first is not second
         assert one == other == 8
 
+    def test_as_fields_of_other_models(self):
+        class Program(BaseModel):
+            executor: ExecutorSpec[ThreadPoolExecutor]
+            policies: list[PolicySpec] = []
+
+        expected = ExecutorSpec[ThreadPoolExecutor](max_workers=2)
+        persistent = PersistentExecutor[ThreadPoolExecutor](max_workers=2)
+        persistent.get()
+        for given in (
+            {"max_workers": 2},
+            expected,
+            ContextExecutor[ThreadPoolExecutor](max_workers=2),
+            ContextExecutor(type=ThreadPoolExecutor, max_workers=2),
+            persistent,
+        ):
+            program = Program(executor=given, policies=["1 MB", ProxyAlways()])
+            assert program.executor == expected
+            assert loaded(program) == program
+        persistent.shutdown()
+        with pytest.raises(ValidationError, match="'concurrent.futures:ProcessPoolExecutor' is no"):
+            Program(executor=ContextExecutor[ProcessPoolExecutor]())
+
+    def test_subclasses(self):
+        spec = configured.NotedPool(note="x", max_workers=1)
+        assert spec.type == POOL
+        assert loaded(spec) == spec == copy.deepcopy(spec) == pickle.loads(pickle.dumps(spec))
+        with pytest.raises(ValidationError, match="ProcessPoolExecutor' is no "):
+            configured.NotedPool(type="concurrent.futures:ProcessPoolExecutor")
+
+    def test_blocks_that_end_in_another_order(self):
+        spec = ContextExecutor[ThreadPoolExecutor](max_workers=1)
+
+        def use():
+            with spec as executor:
+                yield executor
+
+        one, other = use(), use()
+        first, second = next(one), next(other)
+        one.close()
+        assert second.submit(pow, 2, 3).result() == 8
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            first.submit(int)
+        thread = threading.Thread(target=other.close)  # as the garbage collector may do
+        thread.start()
+        thread.join()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            second.submit(int)
+
+    def test_blocks_of_coroutines(self):
+        spec = ContextExecutor[ThreadPoolExecutor](max_workers=1)
+
+        async def use(begun, goes_on):
+            with spec as executor:
+                begun.set()
+                await goes_on.wait()
+                return executor.submit(pow, 2, 3).result()
+
+        async def use_both():
+            first, second, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+            goes_on.set()
+            late = asyncio.create_task(use(first, second))
+            await first.wait()
+            return await asyncio.create_task(use(second, goes_on)), await late
+
+        assert asyncio.run(use_both()) == (8, 8)
+
+    def test_persistent_with_one_that_does_not_cancel(self):
+        spec = PersistentExecutor[configured.Plain](max_workers=1)
+        executor = spec.get()
+        spec.shutdown()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(int)
+
+    def test_what_was_made_in_vain_is_shut_down(self):
+        spec = ExecutorSpec[ThreadPoolExecutor](
+            type=f"{HERE}:wrong_pool", submit_method="run", map_method=None, shutdown_method="stop"
+        )
+        with pytest.raises(ValueError, match="has made a tests.configured.Other, which is no"):
+            spec.build()
+        assert configured.Other.made[-1].ended
+
     def test_persistent(self):
         spec = PersistentExecutor[ThreadPoolExecutor](max_workers=1)
         assert loaded(spec) == spec
@@ -1114,6 +1196,54 @@ class TestSecrets:
             loaded(spec)
 
     @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"password": 123456},
+            {"passwords": [SECRET]},
+            {"password": (SECRET, ("x", SECRET))},
+            {"db-password": SECRET},
+            {"dbpassword": SECRET},
+            {"apiKey": SECRET},
+            {"authkey": SECRET},
+            {"auth": ["user", SECRET]},
+            {"headers": {"Authorization": f"Bearer {SECRET}"}},
+            {"credentials": {"login": "x", "pin": SECRET}},
+            {"secret": {"$call": "builtins:str", "args": [SECRET]}},
+            {"more": {"$call": f"{HERE}:log_in", "args": ["user", SECRET, SECRET]}},
+            {"more": f"see redis://:{SECRET}@h"},
+            {"more": f"${{SCHEME}}://:{SECRET}@h"},
+        ],
+    )
+    def test_by_other_names(self, arguments):
+        spec = CallableSpec(callable=configured.rest, args=[1], kwargs=arguments)
+        for one in (spec, CustomPolicy(policy=f"{HERE}:rest", kwargs={"a": 1, **arguments})):
+            shown = repr(one) + one.model_dump_json() + repr(one.model_dump())
+            assert SECRET not in shown
+            assert "123456" not in shown
+            with pytest.raises(ValidationError, match="was left out when this was shown"):
+                loaded(one)
+
+    def test_by_place(self):
+        spec = CallableSpec.of(configured.log_in, "user", SECRET, SECRET)
+        assert SECRET not in repr(spec) + spec.model_dump_json()
+        assert spec.model_dump()["args"] == ["user", "***", "***"]
+        text = problem(lambda: CallableSpec.of(configured.log_in, "user", [SECRET]))
+        assert text.startswith(f"argument 1 of '{HERE}:log_in' cannot be ['***']: ")
+        text = problem(lambda: CallableSpec.of(configured.log_in, nobody=1))
+        assert text.endswith("it takes user, password='***', *tokens")
+
+    def test_what_is_none(self):
+        kwargs = {"max_tokens": 100, "token_ttl": 60, "use_password": True, "password": ""}
+        kwargs |= {"password_file": "${FILE}", "author": "x", "monkey": "y", "compass": "z"}
+        spec = CallableSpec(callable=configured.rest, args=[1], kwargs=kwargs)
+        assert loaded(spec) == spec
+        assert spec.model_dump()["kwargs"] == kwargs
+
+    def test_of_what_is_no_configuration(self):
+        with pytest.raises(TypeError, match="not of type list$"):
+            load([f"redis://:{SECRET}@h"])
+
+    @pytest.mark.parametrize(
         "data",
         [
             {"store": {"url": f"redis://:{SECRET}@h", "max_bytes": "x"}},
@@ -1223,54 +1353,6 @@ class TestFiles:
             assert is_proxy(executor.submit(bytes, 5000).result())
             assert not is_proxy(executor.submit(str, "x" * 5000).result())
             assert executor.config() == spec
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            {"password": 123456},
-            {"passwords": [SECRET]},
-            {"password": (SECRET, ("x", SECRET))},
-            {"db-password": SECRET},
-            {"dbpassword": SECRET},
-            {"apiKey": SECRET},
-            {"authkey": SECRET},
-            {"auth": ["user", SECRET]},
-            {"headers": {"Authorization": f"Bearer {SECRET}"}},
-            {"credentials": {"login": "x", "pin": SECRET}},
-            {"secret": {"$call": "builtins:str", "args": [SECRET]}},
-            {"more": {"$call": f"{HERE}:log_in", "args": ["user", SECRET, SECRET]}},
-            {"more": f"see redis://:{SECRET}@h"},
-            {"more": f"${{SCHEME}}://:{SECRET}@h"},
-        ],
-    )
-    def test_by_other_names(self, arguments):
-        spec = CallableSpec(callable=configured.rest, args=[1], kwargs=arguments)
-        for one in (spec, CustomPolicy(policy=f"{HERE}:rest", kwargs={"a": 1, **arguments})):
-            shown = repr(one) + one.model_dump_json() + repr(one.model_dump())
-            assert SECRET not in shown
-            assert "123456" not in shown
-            with pytest.raises(ValidationError, match="was left out when this was shown"):
-                loaded(one)
-
-    def test_by_place(self):
-        spec = CallableSpec.of(configured.log_in, "user", SECRET, SECRET)
-        assert SECRET not in repr(spec) + spec.model_dump_json()
-        assert spec.model_dump()["args"] == ["user", "***", "***"]
-        text = problem(lambda: CallableSpec.of(configured.log_in, "user", [SECRET]))
-        assert text.startswith(f"argument 1 of '{HERE}:log_in' cannot be ['***']: ")
-        text = problem(lambda: CallableSpec.of(configured.log_in, nobody=1))
-        assert text.endswith("it takes user, password='***', *tokens")
-
-    def test_what_is_none(self):
-        kwargs = {"max_tokens": 100, "token_ttl": 60, "use_password": True, "password": ""}
-        kwargs |= {"password_file": "${FILE}", "author": "x", "monkey": "y", "compass": "z"}
-        spec = CallableSpec(callable=configured.rest, args=[1], kwargs=kwargs)
-        assert loaded(spec) == spec
-        assert spec.model_dump()["kwargs"] == kwargs
-
-    def test_of_what_is_no_configuration(self):
-        with pytest.raises(TypeError, match="not of type list$"):
-            load([f"redis://:{SECRET}@h"])
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),
