@@ -24,6 +24,7 @@ __all__ = [
     "say",
     "shown",
     "store_url",
+    "told",
     "when",
 ]
 
@@ -97,13 +98,13 @@ def _reporting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
             status = run(arguments)
             sys.stdout.flush()
         except (NotDurableError, NotListableError, UnknownSchemeError, MissingExtraError) as error:
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
+            print(f"proxyexec: {told(error)}", file=sys.stderr)  # noqa: T201
             return 2
         except ProxyExecError as error:
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
+            print(f"proxyexec: {told(error)}", file=sys.stderr)  # noqa: T201
             return 1
         except ValueError as error:  # a name, or a URL, that is none
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
+            print(f"proxyexec: {told(error)}", file=sys.stderr)  # noqa: T201
             return 2
         except BrokenPipeError:  # the reader has seen enough, as "head" does
             # Python would fail once more, at its end.
@@ -151,6 +152,11 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says, in lines that do nothing to a terminal."""
+    return "\n".join(map(shown, str(error).split("\n")))
 
 
 def _escaped(character: str) -> str:

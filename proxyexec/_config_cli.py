@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxyexec._cli_parts import command, say
+from proxyexec._cli_parts import command, say, shown, told
 
 if TYPE_CHECKING:
     from proxyexec._config_stack import StoreExecutorSpec
@@ -81,12 +81,12 @@ def _check(options: argparse.Namespace) -> int:
         print(f"proxyexec: {options.file}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 2
     for line in tree_of(spec):
-        say(line)
+        say(shown(line))
     warnings = warnings_of(spec)
     if warnings:
         say("")
     for warning in warnings:
-        say(f"note: {warning}")
+        say(shown(f"note: {warning}"))
     return _try(spec, options.timeout) if options.trial else 0
 
 
@@ -99,7 +99,7 @@ def _try(spec: StoreExecutorSpec, timeout: float) -> int:
             say(line)
             sys.stdout.flush()
     except TrialError as error:
-        print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
+        print(f"proxyexec: {told(error)}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:
         print("proxyexec: interrupted; what was built has been taken down", file=sys.stderr)  # noqa: T201

@@ -44,13 +44,18 @@ def try_out(spec: StoreExecutorSpec, timeout: float) -> Iterator[str]:
         executor = spec.build()
     except Exception as error:
         raise TrialError(f"it cannot be built: {_told(error)}") from error
-    yield f"built in {clock() - start:.2f} s"
     try:
+        yield f"built in {clock() - start:.2f} s"
         yield from _run(executor, timeout)
         start = clock()
-        executor.shutdown()
-        if spec.executor.life == "persistent":
-            spec.executor.shutdown()
+        try:
+            executor.shutdown()
+            if spec.executor.life == "persistent":
+                spec.executor.shutdown()
+            # Now, and not as soon as its last object is gone.
+            executor.store.close()
+        except Exception as error:
+            raise TrialError(f"it cannot be taken down: {_told(error)}") from error
     except BaseException:
         _abandon(executor, spec)
         raise
@@ -101,6 +106,7 @@ def _abandon(executor: StoreExecutor, spec: StoreExecutorSpec) -> None:
         spec.executor.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
+    executor.store.close_or_log()
 
 
 def _told(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("pydantic_settings")
 
 from proxyexec import StoreExecutor
+from proxyexec._config_trial import try_out
 from proxyexec.cli import main
 from proxyexec.config import StoreExecutorSpec, load, schema
 from tests.test_examples import ROOT, files_of
@@ -229,6 +230,14 @@ class TestTry:
         )
         assert done.returncode == 1
         assert "proxyexec: no worker ran a task within 0.5 s\n" in done.stderr
+
+    def test_nobody_reads_on(self, write, tmp_path):
+        spec = load(write({"store": f"file://{tmp_path}/objects", "executor": {"max_workers": 1}}))
+        lines = try_out(spec, 60)
+        assert next(lines).startswith("built in ")
+        assert list((tmp_path / "objects").glob("*/*"))
+        lines.close()
+        assert not list((tmp_path / "objects").glob("*/*"))
 
     def test_interrupted(self, write, tmp_path):
         fifo = tmp_path / "started"
