@@ -480,6 +480,8 @@ def _as_data(given: Any) -> Any:
     """Return the data of an executor for what stands for one: a name, a class, an executor."""
     if isinstance(given, ExecutorSpec):
         fields = given.model_fields_set & ExecutorSpec.model_fields.keys()
+        if given.executor is not None:
+            fields -= {"type", "kwargs", "live"}  # which it was described by
         return {name: getattr(given, name) for name in fields}
     if isinstance(given, str) or inspect.isroutine(given) or inspect.isclass(given):
         return {"type": given}

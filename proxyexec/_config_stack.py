@@ -102,8 +102,10 @@ class StoreExecutorSpec(Spec):
             Exception: what opening the store, or making the base executor, raised.
         """
         arguments = self._options()
-        unknown = sorted(arguments.keys() - inspect.signature(kind).parameters.keys())
-        if unknown:
+        known = inspect.signature(kind).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
+        unknown = sorted(arguments.keys() - known.keys())
+        if unknown and not takes_all:
             raise ConfigError([(name, f"{kind.__name__} has no such option") for name in unknown])
         with contextlib.ExitStack() as undo:
             with _naming("executor"):

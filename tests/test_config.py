@@ -624,6 +624,26 @@ class TestLives:
         with pytest.raises(ValidationError, match="ProcessPoolExecutor' is no "):
             configured.NotedPool(type="concurrent.futures:ProcessPoolExecutor")
 
+    def test_one_that_is_there_below_a_store_executor(self):
+        with ThreadPoolExecutor(1) as pool:
+            for given in (
+                ExecutorSpec(executor=pool),
+                ExecutorSpec[ThreadPoolExecutor](executor=pool),
+            ):
+                spec = StoreExecutorSpec(executor=given)
+                with spec.build() as executor:
+                    assert executor.submit(pow, 2, 3).result() == 8
+                assert spec.executor.executor is pool
+                assert pool.submit(pow, 2, 3).result() == 8
+
+    def test_a_subclass_that_hands_its_arguments_on(self):
+        class Mine(StoreExecutor):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+
+        with Mine.from_config({"executor": POOL, "lazy": False}) as executor:
+            assert executor.submit(bytes, 1000).result() == bytes(1000)
+
     def test_blocks_that_end_in_another_order(self):
         spec = ContextExecutor[ThreadPoolExecutor](max_workers=1)
 
