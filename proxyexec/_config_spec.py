@@ -102,6 +102,15 @@ class Spec(BaseModel):
         shown = {name: self._masked(name, value) for name, value in handler(self).items()}
         return shown if self._tag is None else {self._tag: getattr(self, self._tag), **shown}
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:  # it is frozen; and this one has the value
+            problems = problems_in(error)
+        else:
+            return
+        raise invalid(type(self).__name__, problems)
+
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             if name in self.model_fields_set:

@@ -1252,6 +1252,13 @@ class TestSecrets:
         text = problem(lambda: CallableSpec.of(configured.log_in, nobody=1))
         assert text.endswith("it takes user, password='***', *tokens")
 
+    def test_of_changes(self):
+        spec = StoreSpec(url="memory://")
+        with pytest.raises(ValidationError, match="frozen") as caught:
+            spec.url = f"redis://:{SECRET}@h"
+        assert SECRET not in str(caught.value) + repr(caught.value.errors())
+        assert caught.value.__context__ is None
+
     def test_what_is_none(self):
         kwargs = {"max_tokens": 100, "token_ttl": 60, "use_password": True, "password": ""}
         kwargs |= {"password_file": "${FILE}", "author": "x", "monkey": "y", "compass": "z"}
