@@ -100,7 +100,8 @@ def _look(handed: Any, given: Any) -> list[Any]:
 def _abandon(executor: StoreExecutor, spec: StoreExecutorSpec) -> None:
     """Take down what does not answer."""
     # Pools forget them when they are shut down, and then wait for them at the program's end.
-    processes = list((getattr(executor._base, "_processes", None) or {}).values())
+    pool = getattr(executor._base, "executor", executor._base)  # of another library
+    processes = list((getattr(pool, "_processes", None) or {}).values())
     executor.shutdown(wait=False, cancel_futures=True)
     if spec.executor.life == "persistent":
         spec.executor.shutdown(wait=False, cancel_futures=True)

@@ -1,6 +1,8 @@
 """One configuration, in each form of file, for each executor."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -87,6 +89,16 @@ def test_each_executor_from_each_form(name, form, tmp_path, cluster):
     # Also of a client that is closed by now.
     assert is_proxy(large.result())
     assert bytes(large.result()) == bytes(50_000)
+
+
+def test_workers_that_never_start(tmp_path):
+    path = tmp_path / "stack.json"
+    data = {"executor": {**EXECUTORS["loky"], "initializer": {"$name": "signal:pause"}}}
+    path.write_text(json.dumps(data))
+    command = [sys.executable, "-m", "proxyexec", "config", "check", str(path), "--try"]
+    done = subprocess.run([*command, "--timeout", "1"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "proxyexec: no worker ran a task within 1 s\n" in done.stderr
 
 
 class TestClients:
