@@ -21,6 +21,7 @@ __all__ = [
     "masked",
     "masked_by_place",
     "masked_url",
+    "masked_urls",
     "unset",
 ]
 
@@ -40,6 +41,7 @@ _SECRET = re.compile(
 _SECRET_NUMBER = re.compile(
     "(?:pass|passw(?:or)?d|passphrase|pwd|secret|token|key)$", re.IGNORECASE
 )
+_URL = re.compile(r"(?<!\S)\S*://\S*")
 _SECRET_IN_QUERY = re.compile("pass|pwd|secret|token|cred|key|sig|auth", re.IGNORECASE)
 _HIDDEN_IN_URL = re.compile(r":\*\*\*@|=\*\*\*(?:&|$)")
 
@@ -156,6 +158,11 @@ def masked_url(url: str) -> str:
         for name, equals, value in pairs
     )
     return f"{start}{mark}{login}{at}{place}{asks}{shown}"
+
+
+def masked_urls(text: str) -> str:
+    """Return a message without the passwords of the URLs that it quotes."""
+    return _URL.sub(lambda found: masked_url(found[0]), text)
 
 
 def left_out(value: Any, name: str = "") -> str | None:

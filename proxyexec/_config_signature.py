@@ -153,7 +153,8 @@ class Call(NamedTuple):
         except ValidationError as error:
             safe = masked(given, name if isinstance(name, str) else parameter.name)
             # Types that check by code of their own quote what they are given.
-            quotes = ("value_error", "assertion_error") if safe != given else ()
+            tells = safe != given or "${" in repr(given)
+            quotes = ("value_error", "assertion_error") if tells else ()
             problems = "; ".join(
                 ".".join(map(str, one["loc"]))
                 + (": " if one["loc"] else "")

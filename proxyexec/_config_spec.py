@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 from typing_extensions import Self
 
-from proxyexec._config_secrets import left_out, masked
+from proxyexec._config_secrets import left_out, masked, masked_urls
 
 __all__ = ["Problem", "Spec", "invalid", "problems_in"]
 
@@ -123,9 +123,12 @@ class Spec(BaseModel):
 
 def invalid(title: str, problems: Sequence[Problem]) -> ValidationError:
     """Return an error that says what is wrong, and not with what."""
+    # What stands in the wrong place is quoted.
     details = [
         InitErrorDetails(
-            type=PydanticCustomError("config", "{text}", {"text": text}), loc=loc, input=None
+            type=PydanticCustomError("config", "{text}", {"text": masked_urls(text)}),
+            loc=tuple(masked_urls(one) if isinstance(one, str) else one for one in loc),
+            input=None,
         )
         for loc, text in problems
     ]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pydantic
 
@@ -74,6 +74,14 @@ class Facts:
 
 def take_facts(facts: Facts):
     return facts
+
+
+def _refuse(value):
+    raise ValueError(f"not {value}")
+
+
+def be_picky(text: Annotated[str, pydantic.AfterValidator(_refuse)]):
+    return text
 
 
 def take_named(module: pydantic.ImportString):

@@ -1252,6 +1252,12 @@ class TestSecrets:
         text = problem(lambda: CallableSpec.of(configured.log_in, nobody=1))
         assert text.endswith("it takes user, password='***', *tokens")
 
+    def test_of_types_that_quote(self, monkeypatch):
+        monkeypatch.setenv("QUOTED", SECRET)
+        spec = CallableSpec.of(configured.be_picky, "x${QUOTED}")
+        with pytest.raises(ValueError, match=r"cannot be 'x\${QUOTED}': is refused$"):
+            spec()
+
     def test_of_changes(self):
         spec = StoreSpec(url="memory://")
         with pytest.raises(ValidationError, match="frozen") as caught:
@@ -1277,6 +1283,13 @@ class TestSecrets:
             {"executor": {"type": f"{HERE}:secret_pool", "password": 123456, "url": SECRET * 0}},
             {"store": {"url": f"redis://:{SECRET}@h", "nme": "x"}},
             {"store": f"rdis://:{SECRET}@h"},
+            {"executor": f"redis://:{SECRET}@h"},
+            {"should_proxy": f"redis://:{SECRET}@h"},
+            {"should_proxy": {"kind": f"redis://:{SECRET}@h"}},
+            {"should_proxy": {"kind": "type", "types": [f"redis://:{SECRET}@h"]}},
+            {"store": {"url": "memory://", "max_bytes": f"redis://:{SECRET}@h"}},
+            {"serializers": {"code": f"redis://:{SECRET}@h"}},
+            {f"redis://:{SECRET}@h": 1},
             {"store": {"url": [f"redis://:{SECRET}@h"]}},
             {"executor": {"type": f"{HERE}:secret_pool", "password": SECRET, "workers": "x"}},
             {"executor": {"type": f"{HERE}:secret_pool", "passwort": SECRET}},
