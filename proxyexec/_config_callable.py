@@ -28,7 +28,9 @@ class CallableSpec(Spec):
         spec.load()           # the class timedelta
 
     The name is imported, and the arguments are compared with the signature, when the specification
-    is made. Values are those of JSON, and what :class:`StoreExecutorSpec` says of others.
+    is made. Values are those of JSON, and ``{"$name": "module:qualname"}`` for a function or class,
+    ``{"$call": "module:qualname", "args": [...], "kwargs": {...}}`` for what a call returns, which
+    is made with this one. Functions, tuples and specifications of calls are taken for these.
 
     Args:
         callable: ``"module:qualname"``: a function, a class, a method of a class, or another object
