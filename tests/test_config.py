@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("pydantic_settings")
@@ -100,6 +100,7 @@ names = st.sampled_from(["alpha", "beta", "gamma_2"])
 
 
 class TestCallableSpec:
+    @settings(deadline=None)
     @given(
         st.lists(json_values, min_size=1, max_size=3),
         st.dictionaries(names, json_values, max_size=3),
@@ -848,6 +849,7 @@ def meaning(spec, obj):
 
 
 class TestPolicySpec:
+    @settings(deadline=None)
     @given(
         policies,
         st.binary(max_size=20) | st.text(max_size=20) | st.lists(st.integers(), max_size=20),
@@ -968,6 +970,7 @@ executors = st.sampled_from(
 
 
 class TestStackSpec:
+    @settings(deadline=None)
     @given(
         executors,
         st.none() | stores,
