@@ -24,12 +24,26 @@ from proxyexec.errors import name_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["USUAL_POOL", "allowing", "find", "name_and_arguments", "name_of_callable"]
+__all__ = [
+    "CONTEXT",
+    "TUPLE",
+    "USUAL_POOL",
+    "allowing",
+    "find",
+    "name_and_arguments",
+    "name_of_callable",
+]
 
 _FORM = 'write "module:qualname", like "concurrent.futures:ThreadPoolExecutor"'
 
 USUAL_POOL = "concurrent.futures:ProcessPoolExecutor"
-"""The executor of configurations that name none; allowed in all of them."""
+"""The executor of configurations that name none."""
+
+TUPLE, CONTEXT = "builtins:tuple", "multiprocessing:get_context"
+"""What tuples, and contexts of multiprocessing, are written down as."""
+
+# In all configurations, as we write them ourselves; and nothing else of these modules.
+_ALWAYS_ALLOWED = {USUAL_POOL, TUPLE, CONTEXT}
 
 # Prefixes of the modules that may be imported, while a configuration is loaded that may not import
 # others.
@@ -163,7 +177,7 @@ def _check_allowed(module: str, name: str) -> None:
     allowed = _allowed.get()
     if (
         allowed is None
-        or name == USUAL_POOL
+        or name in _ALWAYS_ALLOWED
         or any(module == one or module.startswith(f"{one}.") for one in allowed)
     ):
         return

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from proxyexec._config_names import find, name_and_arguments
+from proxyexec._config_names import CONTEXT, TUPLE, find, name_and_arguments
 from proxyexec._config_secrets import expanded, has_reference
 from proxyexec._config_signature import Call
 from proxyexec.errors import name_of
@@ -52,10 +52,10 @@ def checked(value: Any, where: str) -> Any:
 def _checked_object(value: Any, where: str) -> Any:
     """Return what stands for an object that JSON has not."""
     if isinstance(value, tuple):
-        return {CALL: "builtins:tuple", "args": [checked(list(value), where)]}
+        return {CALL: TUPLE, "args": [checked(list(value), where)]}
     if isinstance(value, BaseContext):
         method = value.get_start_method()
-        return {CALL: "multiprocessing:get_context", "kwargs": {"method": method}}
+        return {CALL: CONTEXT, "kwargs": {"method": method}}
     to_value = getattr(value, "as_value", None)  # a specification of a call
     if callable(to_value) and not isinstance(value, type):
         return to_value()

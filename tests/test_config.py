@@ -371,6 +371,15 @@ class TestAllowedModules:
             "concurrent.futures is"
         )
 
+    def test_what_pools_are_described_by(self):
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context, configured.start, (5,)) as pool:
+            with StoreExecutor(pool) as executor:
+                data = executor.config().model_dump()
+        assert load(data, allow=[HERE]) == load(data)
+        with pytest.raises(ConfigError, match="'builtins:eval' is of the module 'builtins'"):
+            load({"should_proxy": "builtins:eval"}, allow=[HERE])
+
     def test_not_one_that_starts_alike(self):
         with pytest.raises(ConfigError, match="not allowed"):
             load({"executor": POOL}, allow=["concurrent.fut"])
