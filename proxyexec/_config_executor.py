@@ -1,4 +1,4 @@
-"""``ExecutorSpec``: a base executor as data, and the two lives that one can have."""
+"""``ExecutorSpec``: a base executor, as data."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import contextlib
 import inspect
 import multiprocessing
 import re
-import sys
-import threading
 from collections.abc import Callable, Collection
 from concurrent import futures
 from concurrent.futures import Executor
-from types import FrameType, TracebackType
 from typing import (
     TYPE_CHECKING,
-    Annotated,
     Any,
     ClassVar,
     Generic,
-    Literal,
-    NamedTuple,
     TypeVar,
     cast,
 )
 
-from pydantic import ConfigDict, Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002 - pydantic reads annotations
 from typing_extensions import Self
 
@@ -38,13 +32,7 @@ from proxyexec._executor import StoreExecutor
 from proxyexec._lent import Lent
 from proxyexec.errors import name_of
 
-__all__ = [
-    "AnyExecutorSpec",
-    "ContextExecutor",
-    "ExecutorSpec",
-    "PersistentExecutor",
-    "plain_arguments",
-]
+__all__ = ["ExecutorSpec", "plain_arguments"]
 
 T = TypeVar("T")
 
@@ -298,182 +286,12 @@ class ExecutorSpec(Spec, Generic[T]):
         return self.__copy__()
 
 
-class ContextExecutor(ExecutorSpec[T], Generic[T]):
-    """An executor that is made for each use, and shut down after it.
-
-    ::
-
-        spec = ContextExecutor[ProcessPoolExecutor](max_workers=2)
-        with spec as executor:
-            future = executor.submit(pow, 2, 3)
-        future.result()
-
-    Leaving the block waits for what was submitted and gathers the results: they can be read after a
-    client that fetches them from elsewhere has been closed. Several threads may use one
-    specification, each with an executor of its own, and blocks may be nested.
-
-    Where the class is no :class:`concurrent.futures.Executor`, or its methods have other names, the
-    block gets an executor around it that is one.
-    """
-
-    life: Literal["context"] = "context"
-
-    if TYPE_CHECKING:
-
-        def __init__(self, **data: Any) -> None: ...
-
-    def _check(self) -> None:
-        super()._check()
-        if self.executor is not None:
-            raise ValueError(
-                "an executor that is there already cannot be made for each use; give its type and "
-                "arguments, or use a PersistentExecutor"
-            )
-
-    def __enter__(self) -> T:
-        executor = self.as_executor(self.build())
-        with _blocks_lock:
-            _blocks.append(_Block(self, executor, threading.get_ident(), sys._getframe(1)))
-        return cast("T", executor)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        here = threading.get_ident(), sys._getframe(1)
-        with _blocks_lock:
-            entered = [one for one in reversed(_blocks) if one.spec is self]
-            block = max(
-                entered,
-                # The last one, if it is not known better, as of an ExitStack.
-                key=lambda one: (one.frame is here[1], one.thread == here[0]),
-            )
-            _blocks[:] = [one for one in _blocks if one is not block]
-        block.executor.shutdown(wait=True)
-
-
-class PersistentExecutor(ExecutorSpec[T], Generic[T]):
-    """An executor that is made once, when it is first used, and shut down by its owner.
-
-    ::
-
-        spec = PersistentExecutor[ProcessPoolExecutor](max_workers=2)
-        with spec as executor:        # made here
-            executor.submit(pow, 2, 3)
-        with spec as executor:        # the same one
-            executor.submit(pow, 2, 4)
-        spec.shutdown()
-
-    Copies, and what other processes load from the data, have an executor of their own. An executor
-    that was there already is never shut down.
-    """
-
-    life: Literal["persistent"] = "persistent"
-    _tag: ClassVar[str | None] = "life"
-
-    if TYPE_CHECKING:
-
-        def __init__(self, **data: Any) -> None: ...
-
-    def get(self) -> T:
-        """Return the executor, made now if it was not.
-
-        Raises:
-            RuntimeError: it was shut down.
-            Exception: see :meth:`build`.
-        """
-        return cast("T", self._life.executor())
-
-    def get_base(self) -> Any:
-        """Return the executor as a base of others, which leave it running.
-
-        Raises:
-            RuntimeError: it was shut down.
-            Exception: see :meth:`build`.
-        """
-        base = self.base_of(self._life.built())
-        return Lent(base.executor if isinstance(base, Lent) else base, None)
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Shut the executor down, if one was made here."""
-        self._life.end(wait=wait, cancel_futures=cancel_futures)
-
-    def __enter__(self) -> T:
-        return self.get()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
-
-    @property
-    def _life(self) -> _Life:
-        # Beside the fields, so that it is neither compared nor copied.
-        beside: Any = self.__dict__
-        life: _Life = beside.get("_life_of_this") or beside.setdefault("_life_of_this", _Life(self))
-        return life
-
-
-class _Life:
-    """The one executor of a :class:`PersistentExecutor`."""
-
-    def __init__(self, spec: PersistentExecutor[Any]) -> None:
-        self._spec = spec
-        self._lock = threading.RLock()
-        self._built: Any = None
-        self._executor: Any = None
-        self._ended = False
-
-    def built(self) -> Any:
-        with self._lock:
-            if self._ended:
-                raise RuntimeError("this executor was shut down by its owner")
-            if self._built is None:
-                self._built = self._spec.build()
-            return self._built
-
-    def executor(self) -> Any:
-        with self._lock:
-            built = self.built()
-            if self._executor is None:
-                self._executor = self._spec.as_executor(built)
-            return self._executor
-
-    def end(self, *, wait: bool, cancel_futures: bool) -> None:
-        with self._lock:
-            self._ended = True
-            if self._built is None:
-                return
-            executor = self._executor or self._spec.as_executor(self._built)
-            self._built = self._executor = None
-        # Not all executors know what it is to cancel.
-        executor.shutdown(wait=wait, **({"cancel_futures": True} if cancel_futures else {}))
-
-
 class _Submitting:
     """An executor whose method ``submit`` has that name."""
 
     def __init__(self, executor: Any, spec: ExecutorSpec[Any]) -> None:
         self.submit = getattr(executor, spec.submit_method)
         self._max_workers = getattr(executor, "_max_workers", None)
-
-
-class _Block(NamedTuple):
-    """A block of a :class:`ContextExecutor` that somebody is in.
-
-    Blocks of generators and coroutines do not end in the order in which they were entered, even in
-    one thread; each ends in the frame that it began in.
-    """
-
-    spec: ContextExecutor[Any]
-    executor: Any
-    thread: int
-    frame: FrameType
 
 
 def _as_data(given: Any) -> Any:
@@ -498,36 +316,6 @@ def _all_arguments(data: dict[str, Any], fields: Collection[str]) -> dict[str, A
     if twice:
         raise ValueError(f"given twice, beside the fields and among kwargs: {twice}")
     return {**kwargs, **beside}
-
-
-def _life_of(data: Any) -> str:
-    life = data.get("life") if isinstance(data, dict) else getattr(data, "life", None)
-    is_there = data.get("executor") if isinstance(data, dict) else getattr(data, "executor", None)
-    if isinstance(data, (str, type)) or inspect.isroutine(data):
-        return "context"
-    if life is None:
-        given = not isinstance(data, (dict, Spec)) or is_there is not None
-        return "persistent" if given else "context"
-    return str(life)
-
-
-class _AnyLife:
-    """Says in a JSON schema that what has no life fits, whichever it is."""
-
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
-        schema: dict[str, Any] = handler(core_schema)
-        return {"anyOf": schema["oneOf"]}
-
-
-AnyExecutorSpec = Annotated[
-    # Without parameters, as objects of all of them are to be taken as they are.
-    Annotated[ContextExecutor, Tag("context")]  # type: ignore[type-arg]
-    | Annotated[PersistentExecutor, Tag("persistent")],  # type: ignore[type-arg]
-    Discriminator(_life_of),
-    SerializeAsAny(),  # as those with parameters are other classes
-    _AnyLife(),
-]
-"""An executor with the life that its data name; ``"context"`` if they name none."""
 
 
 def plain_arguments(executor: Any) -> dict[str, Any] | None:
@@ -574,6 +362,3 @@ _NOT_AGAIN = (
 )
 
 _METHODS = {"submit_method": "submit", "map_method": "map", "shutdown_method": "shutdown"}
-
-_blocks: list[_Block] = []
-_blocks_lock = threading.Lock()

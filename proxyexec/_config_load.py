@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from proxyexec._config_executor import PersistentExecutor
+from proxyexec._config_lives import PersistentExecutor
 from proxyexec._config_names import allowing
 from proxyexec._config_stack import StoreExecutorSpec, located
 from proxyexec.errors import ConfigError, MissingExtraError, name_of

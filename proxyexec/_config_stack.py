@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from proxyexec._config_executor import (
-    AnyExecutorSpec,
-    ContextExecutor,
-    PersistentExecutor,
-    plain_arguments,
-)
+from proxyexec._config_executor import plain_arguments
+from proxyexec._config_lives import AnyExecutorSpec, ContextExecutor, PersistentExecutor
 from proxyexec._config_names import USUAL_POOL
 from proxyexec._config_policy import PolicySpec, policy_spec
 from proxyexec._config_spec import Spec, problems_in

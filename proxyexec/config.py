@@ -24,11 +24,8 @@ except ModuleNotFoundError as _missing:
 del _pydantic, _pydantic_settings
 
 from proxyexec._config_callable import CallableSpec  # noqa: E402 - not before that is known
-from proxyexec._config_executor import (  # noqa: E402
-    ContextExecutor,
-    ExecutorSpec,
-    PersistentExecutor,
-)
+from proxyexec._config_executor import ExecutorSpec  # noqa: E402
+from proxyexec._config_lives import ContextExecutor, PersistentExecutor  # noqa: E402
 from proxyexec._config_load import load  # noqa: E402
 from proxyexec._config_policy import (  # noqa: E402
     AllPolicy,

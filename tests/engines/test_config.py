@@ -10,7 +10,7 @@ pytest.importorskip("pydantic_settings")
 distributed = pytest.importorskip("distributed")
 pytest.importorskip("loky")
 
-from distributed import Client, LocalCluster
+from distributed import Client
 from pydantic import ValidationError
 
 from proxyexec import StoreExecutor, is_proxy
@@ -21,6 +21,7 @@ from proxyexec.config import (
     StoreExecutorSpec,
     load,
 )
+from tests.engines.dask_cluster import cluster
 
 EXECUTORS = {
     "threads": {"type": "concurrent.futures:ThreadPoolExecutor", "max_workers": 2},
@@ -32,9 +33,9 @@ EXECUTORS = {
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
-        yield cluster
+def address():
+    with cluster("only") as running:
+        yield running.address
 
 
 def as_toml(data, name=""):
@@ -68,10 +69,10 @@ WRITERS = {
 
 @pytest.mark.parametrize("form", WRITERS)
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_each_executor_from_each_form(name, form, tmp_path, cluster):
+def test_each_executor_from_each_form(name, form, tmp_path, address):
     executor = dict(EXECUTORS[name])
     if name == "dask":
-        executor["address"] = cluster.scheduler_address
+        executor["address"] = address
     data = {
         "executor": executor,
         "store": f"file://{tmp_path}/objects",
@@ -102,8 +103,8 @@ def test_workers_that_never_start(tmp_path):
 
 
 class TestClients:
-    def test_made_for_each_use(self, cluster):
-        spec = ContextExecutor[Client](address=cluster.scheduler_address)
+    def test_made_for_each_use(self, address):
+        spec = ContextExecutor[Client](address=address)
         assert spec.shutdown_method == "close"
         with spec as executor:
             futures = [executor.submit(pow, 2, number) for number in range(20)]
@@ -113,8 +114,8 @@ class TestClients:
         with spec as executor:
             assert executor.submit(int).result() == 0
 
-    def test_made_once(self, cluster):
-        spec = PersistentExecutor[Client](address=cluster.scheduler_address)
+    def test_made_once(self, address):
+        spec = PersistentExecutor[Client](address=address)
         stack = StoreExecutorSpec(executor=spec, store="file://", should_proxy="1 kB")
         with spec as executor:
             assert executor.submit(pow, 2, 3).result() == 8
@@ -130,9 +131,9 @@ class TestClients:
         spec.shutdown()
         assert client.status == "closed"
 
-    def test_closed_later(self, cluster):
+    def test_closed_later(self, address):
         spec = StoreExecutorSpec(
-            executor={"type": "distributed:Client", "address": cluster.scheduler_address},
+            executor={"type": "distributed:Client", "address": address},
             store="file://",
         )
         executor = spec.build()
@@ -143,8 +144,8 @@ class TestClients:
         executor.shutdown(wait=True)
         assert client.status == "closed"
 
-    def test_an_executor_of_one(self, cluster):
-        with Client(cluster) as client:
+    def test_an_executor_of_one(self, address):
+        with Client(address) as client:
             given = client.get_executor()
             spec = ExecutorSpec(executor=given)
             assert spec.build() is given
