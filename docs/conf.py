@@ -48,8 +48,10 @@ nitpick_ignore_regex = [
     ("py:attr", r"Connector\.address"),
     # What executors give to serializers; not for others to use.
     ("py:class", r"(proxyexec\._picklers\.)?Parts"),
-    ("py:.*", r"(asyncio|contextlib|gc|glob|json|subprocess)\..*"),
+    ("py:.*", r"(asyncio|contextlib|functools|gc|glob|json|subprocess)\..*"),
     ("py:class", r"(AsyncGenerator|AsyncIterable)"),
+    ("py:.*", r"pydantic\..*"),
+    ("py:class", r"proxyexec\._config_.*"),
     # What a policy is asked about; the page on policies says what it has.
     ("py:class", r"proxyexec\._serialize\.Candidate"),
 ]

@@ -117,7 +117,7 @@ class PersistentExecutor(ExecutorSpec[T], Generic[T]):
 
         Raises:
             RuntimeError: it was shut down.
-            Exception: see :meth:`build`.
+            Exception: what making it raised.
         """
         return cast("T", self._life.executor())
 
@@ -126,7 +126,7 @@ class PersistentExecutor(ExecutorSpec[T], Generic[T]):
 
         Raises:
             RuntimeError: it was shut down.
-            Exception: see :meth:`build`.
+            Exception: what making it raised.
         """
         base = self.base_of(self._life.built())
         return Lent(base.executor if isinstance(base, Lent) else base, None)

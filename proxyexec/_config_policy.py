@@ -89,7 +89,7 @@ class _PolicySpec(Spec):
 
 
 class AlwaysPolicy(_PolicySpec):
-    """Everything that may be proxied; see :class:`~proxyexec.ProxyAlways`."""
+    """Everything that may be proxied; see :class:`~proxyexec.policy.ProxyAlways`."""
 
     kind: Literal["always"] = "always"
 
@@ -98,7 +98,7 @@ class AlwaysPolicy(_PolicySpec):
 
 
 class NeverPolicy(_PolicySpec):
-    """Nothing; see :class:`~proxyexec.ProxyNever`."""
+    """Nothing; see :class:`~proxyexec.policy.ProxyNever`."""
 
     kind: Literal["never"] = "never"
 
@@ -107,7 +107,7 @@ class NeverPolicy(_PolicySpec):
 
 
 class SizePolicy(_PolicySpec):
-    """Objects of at least some size; see :class:`~proxyexec.ProxySize`."""
+    """Objects of at least some size; see :class:`~proxyexec.policy.ProxySize`."""
 
     kind: Literal["size"] = "size"
     minimum: Size = Field(description='bytes, or a text with a unit, like "1 MB"')
@@ -121,7 +121,7 @@ class SizePolicy(_PolicySpec):
 
 
 class TypePolicy(_PolicySpec):
-    """Objects of some types; see :class:`~proxyexec.ProxyType`.
+    """Objects of some types; see :class:`~proxyexec.policy.ProxyType`.
 
     Args:
         types: ``"module:qualname"`` of each class, or the class.
