@@ -37,6 +37,10 @@ class ChunkCall(Call):
         super().__init__(tasks, context, crosses, function)
         self._length = length
 
+    @property
+    def length(self) -> int:
+        return self._length
+
     def values(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Iterator[tuple[int | str, Any]]:
