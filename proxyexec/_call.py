@@ -22,6 +22,7 @@ from proxyexec._mapped import MappedFunction
 from proxyexec._opening import open_outcome
 from proxyexec._ownership import Lease
 from proxyexec._record import Measured
+from proxyexec._sizes import TINY
 from proxyexec._store import is_in_memory, leases_of
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
 from proxyexec.errors import ArrivalError, ConnectorUnavailableError, name_of
@@ -110,8 +111,8 @@ class Call:
         if packed is not None and id(obj) in packed:
             return packed[id(obj)][1]
         if context.passes(obj) and not (later and context.may_change(obj)):
-            if self._tasks.measures.every:
-                self._note("argument", name, context.glanced_at(obj))
+            if type(obj) not in TINY or self._tasks.measures.every:
+                self._see(obj, name)
             return obj
         if packed is None:
             packed = self._packed = {}
@@ -328,6 +329,14 @@ class Call:
             self._note(what, name, packed.sent)
         return packed.travels
 
+    def _see(self, obj: Any, name: int | str) -> None:
+        """Count an argument that travels as it is."""
+        measures = self._tasks.measures
+        if self._crosses:
+            measures.see((obj,))
+        if measures.every:
+            self._note("argument", name, self._context.glanced_at(obj))
+
     def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
         if self._sent is None:
             self._sent = []
@@ -358,12 +367,14 @@ class Call:
 class PassedCall:
     """One call that passed untouched: there is nothing to open, evict or release."""
 
-    __slots__ = ("_length", "_tasks", "since")
+    __slots__ = ("_crosses", "_length", "_tasks", "since")
 
     late: ClassVar[bool] = False
 
-    def __init__(self, tasks: Tasks, length: int = 1) -> None:
+    def __init__(self, tasks: Tasks, crosses: bool, length: int = 1) -> None:
         self._tasks = tasks
+        # Until its result is counted.
+        self._crosses = crosses
         self._length = length
         self.since = 0.0
         tasks.add(self)
@@ -373,6 +384,9 @@ class PassedCall:
         return self._tasks.store.quota
 
     def open(self, outcome: Any) -> Any:
+        if self._crosses and type(outcome) not in TINY:
+            self._crosses = False
+            self._tasks.measures.see((outcome,) if self._length == 1 else outcome)
         return outcome
 
     def end(self, error: BaseException | None = None) -> None:

@@ -38,7 +38,7 @@ from proxyexec._proxy import (
 )
 from proxyexec._record import here
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
-from proxyexec._sizes import container_bound, data_size, size_bound
+from proxyexec._sizes import TINY, about_size, container_bound, data_size, size_bound
 from proxyexec._store import Store, fetch, is_in_memory, seal_of, store_at
 from proxyexec._types import find_function
 from proxyexec.errors import (
@@ -187,9 +187,7 @@ class Context(NamedTuple):
 
     def glanced_at(self, obj: Any) -> Sent:
         """Say what there is to say of an object that passes."""
-        bound = size_bound(obj)
-        bound = container_bound(obj) if bound is None else bound
-        size = data_size(obj) or 0 if bound is None else bound
+        size = about_size(obj) or size_bound(obj) or 0
         why = dismissal_of(self.policy, obj, size)
         return Sent(_kind_of(obj), size, "inline", False, 0.0, 0.0, (), why)
 
@@ -328,8 +326,11 @@ class Context(NamedTuple):
             return None
         record = here.mine.record
         if self.passes(result) and (alone or not self.may_change(result)):
-            if record is not None and record.every:
-                record.send(self.glanced_at(result))
+            if record is not None:
+                if record.every:
+                    record.send(self.glanced_at(result))
+                if type(result) not in TINY and os.getpid() != self.client:
+                    record.see(about_size(result))
             return result
         keeper = ResultKeeper(self, key, every=record is not None and record.every)
         try:
