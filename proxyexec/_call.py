@@ -332,10 +332,14 @@ class Call:
     def _see(self, obj: Any, name: int | str) -> None:
         """Count an argument that travels as it is."""
         measures = self._tasks.measures
-        if self._crosses:
-            measures.see((obj,))
+        sent = None
         if measures.every:
-            self._note("argument", name, self._context.glanced_at(obj))
+            sent = self._context.weighed(obj, crossing=self._crosses)
+            self._note("argument", name, sent)
+        if sent is not None and sent.exact:
+            measures.send(sent)
+        elif self._crosses:
+            measures.see((obj,))
 
     def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
         if self._sent is None:

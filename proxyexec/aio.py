@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from proxyexec._payloads import Serializers
     from proxyexec._stats import Stats
     from proxyexec._store import Store
+    from proxyexec._trace_writer import TraceWriter
     from proxyexec.policy import ShouldProxy
 
     P = ParamSpec("P")
@@ -179,6 +181,10 @@ class AsyncStoreExecutor:
     def stats(self) -> Stats:
         """Return what was done so far, in numbers; see :meth:`proxyexec.StoreExecutor.stats`."""
         return self._executor.stats()
+
+    def trace(self, path: str | os.PathLike[str], max_bytes: int | str = "100 MB") -> TraceWriter:
+        """Write what happens into a file; see :meth:`proxyexec.StoreExecutor.trace`."""
+        return self._executor.trace(path, max_bytes)
 
     @overload
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...

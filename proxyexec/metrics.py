@@ -1,10 +1,33 @@
-"""Seeing what moves: counts and times of an executor.
+"""Seeing what moves: counts and times of an executor, and traces of runs.
 
-See :meth:`StoreExecutor.stats`, and "Seeing what moves" in the documentation.
+See :meth:`StoreExecutor.stats`, :meth:`StoreExecutor.trace`, and "Seeing what moves" in the
+documentation.
 """
 
 from __future__ import annotations
 
 from proxyexec._stats import Stats
+from proxyexec._trace import (
+    Trace,
+    TraceEnd,
+    TraceEvicted,
+    TraceHeader,
+    TraceMoved,
+    TraceReader,
+    TraceResolved,
+    TraceTask,
+    read_trace,
+)
 
-__all__ = ["Stats"]
+__all__ = [
+    "Stats",
+    "Trace",
+    "TraceEnd",
+    "TraceEvicted",
+    "TraceHeader",
+    "TraceMoved",
+    "TraceReader",
+    "TraceResolved",
+    "TraceTask",
+    "read_trace",
+]
