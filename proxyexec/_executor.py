@@ -17,7 +17,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec
 
+    from proxyexec._explain import Explanation
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
     from proxyexec._measures import Measures
@@ -406,6 +407,24 @@ class StoreExecutor(Executor):
         from proxyexec._trace_writer import TraceWriter  # noqa: PLC0415
 
         return TraceWriter(self._tasks, path, parse_size(max_bytes), self._facts())
+
+    def explain(self, future: Future[Any], /) -> Explanation:
+        """Say what was sent for a call, which way, why, and what it cost.
+
+        Of objects that were serialized, stored, or passed on as references, that is known. Those
+        that pass at a glance are listed if a trace was being written; and so are all of calls that
+        pass untouched, where there is no policy. Nothing is fetched or asked for this.
+
+        Args:
+            future: what :meth:`submit` returned. It need not be done; more is known then.
+
+        Raises:
+            TypeError: it is not a future of ours.
+            ValueError: it is one of another executor.
+        """
+        from proxyexec._explain import explained  # noqa: PLC0415 - most programs ask for none
+
+        return explained(future, self._tasks)
 
     def _facts(self) -> dict[str, Any]:
         """Say what is traced."""
