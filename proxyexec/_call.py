@@ -19,6 +19,7 @@ from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, p
 from proxyexec._events import Moved, Ran, Sent, moved
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
+from proxyexec._measures import SMALL_AT_MOST
 from proxyexec._opening import open_outcome
 from proxyexec._ownership import Lease
 from proxyexec._record import Measured
@@ -244,8 +245,16 @@ class Call:
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
         measures = self._tasks.measures
-        if error is None and self._report is None and self._sent is None and not measures.every:
-            measures.end_small(clock() - self.since, self.length)
+        if (
+            error is None
+            and self._report is None
+            and self._sent is None
+            and self.length == 1
+            and not measures.every
+        ):
+            measures.small.append(clock() - self.since)
+            if len(measures.small) > SMALL_AT_MOST:
+                measures.settle()
         else:
             self._measure(error)
         held, self._held = self._held, None
@@ -422,8 +431,10 @@ class PassedCall:
 
     def end(self, error: BaseException | None = None) -> None:
         measures, ended = self._tasks.measures, clock()
-        if error is None:
-            measures.end_small(ended - self.since, self._length)
+        if error is None and self._length == 1:
+            measures.small.append(ended - self.since)
+            if len(measures.small) > SMALL_AT_MOST:
+                measures.settle()
         else:
             measures.end(ended - self.since if self.since else None, self._length, error, None)
         self._tasks.discard(self)
