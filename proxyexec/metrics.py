@@ -20,6 +20,7 @@ from proxyexec._trace import (
     TraceTask,
     read_trace,
 )
+from proxyexec._trace_writer import TraceWriter
 
 __all__ = [
     "Explanation",
@@ -33,5 +34,6 @@ __all__ = [
     "TraceReader",
     "TraceResolved",
     "TraceTask",
+    "TraceWriter",
     "read_trace",
 ]
