@@ -11,20 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from proxyexec._accounts import close_account
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
+from proxyexec._events import Sent, moved
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
+from proxyexec._measures import SMALL_AT_MOST
 from proxyexec._opening import open_outcome
+from proxyexec._record import Measured
+from proxyexec._sizes import TINY
 from proxyexec._store import is_in_memory, leases_of
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
 from proxyexec.errors import ArrivalError, ConnectorUnavailableError
 
 if TYPE_CHECKING:
+    from proxyexec._events import Moving, State
     from proxyexec._proxy import Kept
     from proxyexec._quota import Quota
+    from proxyexec._record import Report
     from proxyexec._tasks import Tasks
 
 __all__ = ["Call", "PassedCall"]
@@ -37,12 +45,16 @@ class Call:
         "_called",
         "_context",
         "_crosses",
+        "_ended",
         "_held",
         "_lent_to",
         "_opened",
         "_packed",
+        "_report",
+        "_sent",
         "_tasks",
         "key",
+        "since",
     )
 
     kind: ClassVar[type[Task]] = Task
@@ -50,6 +62,9 @@ class Call:
 
     late: ClassVar[bool] = False
     """Whether it may be made after the executor was shut down."""
+
+    length = 1
+    """How many calls it is."""
 
     def __init__(self, tasks: Tasks, context: Context, crosses: bool, function: Any) -> None:
         # Its name only: what has been called is not kept alive.
@@ -65,6 +80,12 @@ class Call:
         self._opened: tuple[Any, BaseException | None] | None = None
         # Calls that are handed this one's result so, and have to hold it once it is there.
         self._lent_to: list[Call] | None = None
+        # What was measured of what was sent, and by the worker.
+        self._sent: list[tuple[Moving, int | str | None, Sent]] | None = None
+        self._report: Report | None = None
+        self._ended: tuple[State, str, float] | None = None
+        self.since = 0.0
+        """When the base executor was given it; 0 if it was not."""
         self.key = context.store.new_key()
         tasks.add(self)
 
@@ -75,9 +96,10 @@ class Call:
     def pack_function(self, function: Any) -> Any:
         """Make the callable ready to travel."""
         if type(function) is MappedFunction:
-            return self._take(function.pack(self._context, crossing=self._crosses))
-        packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
-        return self._take(packed)
+            packed = function.pack(self._context, crossing=self._crosses)
+        else:
+            packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
+        return self._take(packed, "function", None)
 
     def pack(self, obj: Any, name: int | str, *, later: bool = False) -> Any:
         """Make an argument ready to travel, and hold what it needs until the task has ended.
@@ -92,17 +114,20 @@ class Call:
         if packed is not None and id(obj) in packed:
             return packed[id(obj)][1]
         if context.passes(obj) and not (later and context.may_change(obj)):
+            if type(obj) not in TINY or self._tasks.measures.every:
+                self._see(obj, name)
             return obj
         if packed is None:
             packed = self._packed = {}
         value = obj._peek() if type(obj) is TaskFuture else obj
         borrowed = self._borrowed(value) if type(value) is Deferred else None
         if borrowed is not None:
-            travels = self._take(context.refer(borrowed))
+            travels = self._take(context.refer(borrowed), "argument", name)
         else:
             value = value.get() if type(value) is Deferred else value
             what = f"argument {name!r} of {self._called}"
-            travels = self._take(context.pack(value, self._tasks, what, crossing=self._crosses))
+            ready = context.pack(value, self._tasks, what, crossing=self._crosses)
+            travels = self._take(ready, "argument", name)
         packed[id(obj)] = obj, travels
         return travels
 
@@ -175,6 +200,9 @@ class Call:
         """Return the result that an outcome stands for; see :class:`proxyexec._future.Call`."""
         if type(outcome) not in _SEALED:
             return outcome
+        if type(outcome) is Measured:
+            self._report = outcome.report
+            outcome = outcome.outcome
         opened = self._opened
         if opened is None:
             try:
@@ -216,6 +244,19 @@ class Call:
             if broken:
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
+        measures = self._tasks.measures
+        if (
+            error is None
+            and self._report is None
+            and self._sent is None
+            and self.length == 1
+            and not measures.every
+        ):
+            measures.small.append(clock() - self.since)
+            if len(measures.small) > SMALL_AT_MOST:
+                measures.settle()
+        else:
+            close_account(self, error)
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
@@ -234,11 +275,35 @@ class Call:
     def _is_from_worker(self, error: BaseException) -> bool:
         return not self._crosses or type(error.__cause__).__name__.endswith("RemoteTraceback")
 
-    def _take(self, packed: Packed) -> Any:
+    def _take(self, packed: Packed, what: Moving, name: int | str | None) -> Any:
         """Hold what a packed object refers to, and return what travels."""
         if packed.embedded:
             self._hold(leases_of(packed.embedded))
+        if packed.sent is not None:
+            self._tasks.measures.send(packed.sent)
+            self._note(what, name, packed.sent)
         return packed.travels
+
+    def _see(self, obj: Any, name: int | str) -> None:
+        """Count an argument that travels as it is."""
+        measures = self._tasks.measures
+        sent = None
+        if measures.every:
+            sent = self._context.weighed(obj, crossing=self._crosses)
+            self._note("argument", name, sent)
+        if sent is not None and sent.exact:
+            measures.send(sent)
+        elif self._crosses:
+            measures.see((obj,))
+
+    def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
+        if self._sent is None:
+            self._sent = []
+        self._sent.append((what, name, sent))
+        measures = self._tasks.measures
+        if measures.observed:
+            for event in moved(what, name, sent, self._context.policy, self.key):
+                measures.tell(event)
 
     def _hold(self, objects: Sequence[Any]) -> None:
         if self._held is None:
@@ -261,12 +326,16 @@ class Call:
 class PassedCall:
     """One call that passed untouched: there is nothing to open, evict or release."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_crosses", "_length", "_tasks", "since")
 
     late: ClassVar[bool] = False
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, crosses: bool, length: int = 1) -> None:
         self._tasks = tasks
+        # Until its result is counted.
+        self._crosses = crosses
+        self._length = length
+        self.since = 0.0
         tasks.add(self)
 
     @property
@@ -274,11 +343,21 @@ class PassedCall:
         return self._tasks.store.quota
 
     def open(self, outcome: Any) -> Any:
+        if self._crosses and type(outcome) not in TINY:
+            self._crosses = False
+            self._tasks.measures.see((outcome,) if self._length == 1 else outcome)
         return outcome
 
     def end(self, error: BaseException | None = None) -> None:
+        measures, ended = self._tasks.measures, clock()
+        if error is None and self._length == 1:
+            measures.small.append(ended - self.since)
+            if len(measures.small) > SMALL_AT_MOST:
+                measures.settle()
+        else:
+            measures.end(ended - self.since if self.since else None, self._length, error, None)
         self._tasks.discard(self)
 
 
 # Types of outcomes that stand for something else.
-_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome})
+_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome, Measured})

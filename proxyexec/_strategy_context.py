@@ -18,12 +18,9 @@ from proxyexec._carried import callable_name
 from proxyexec._context import (
     LARGE_FUNCTION,
     Context,
-    Inline,
     Keeper,
     Packed,
     Stored,
-    joined,
-    kept_by,
 )
 from proxyexec._payloads import Payload, Serializers, decode, encode
 from proxyexec._proxy import Embedded, embedding, extract
@@ -34,6 +31,8 @@ from proxyexec.policy import is_proxied
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
+
+    from proxyexec._record import Record
 
 __all__ = ["StrategyContext", "have_read"]
 
@@ -67,9 +66,8 @@ class StrategyContext(Context):
         with embedding() as embedded:
             worth_storing = frames_size(candidate.frames) >= LARGE_FUNCTION
             if worth_storing and is_proxied(self.policy, candidate):
-                kept = kept_by(keeper, function, candidate.frames, embedded, what)
-                return self.refer(kept, embedded.addresses)
-        return self._inline(candidate.frames, embedded)
+                return self._stored(candidate, keeper, embedded)
+        return self._inline(candidate, keeper, embedded)
 
     def errors(self) -> Serializer:
         serializers = self.serializers
@@ -89,21 +87,23 @@ class StrategyContext(Context):
         except DeserializationError as error:
             raise arrival_error("the function", error) from error
 
-    def deliver(self, result: Any, key: str, what: Callable[[], str], *, alone: bool = True) -> Any:
+    def deliver(
+        self,
+        result: Any,
+        key: str,
+        what: Callable[[], str],
+        record: Record | None = None,
+        *,
+        alone: bool = True,
+    ) -> Any:
         by_results = self._replace(serializer=_for_results(self.serializers))
-        return super(StrategyContext, by_results).deliver(result, key, what, alone=alone)
+        return super(StrategyContext, by_results).deliver(result, key, what, record, alone=alone)
 
     def _pack(
         self, candidate: Candidate, keeper: Keeper, embedded: Embedded, *, crossing: bool
     ) -> Packed:
-        if is_proxied(self.policy, candidate):
-            frames = candidate.frames
-            kept = kept_by(keeper, candidate.obj, frames, embedded, candidate.what)
-            return self.refer(kept, embedded.addresses)
-        return self._inline(candidate.frames, embedded)
-
-    def _inline(self, frames: Frames, embedded: Embedded) -> Packed:
-        return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
+        proxied = is_proxied(self.policy, candidate)
+        return (self._stored if proxied else self._inline)(candidate, keeper, embedded)
 
 
 class _ForCode:

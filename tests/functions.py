@@ -48,6 +48,14 @@ def die(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def are_one(one, others):
+    return one is others[0]
+
+
+def lengths(items):
+    return [len(extract(one)) for one in items]
+
+
 def make_list(n):
     return list(range(n))
 
@@ -62,6 +70,12 @@ def touch_then_wait(started, release):
     while not os.path.exists(release):
         time.sleep(0.001)
     return "done"
+
+
+def wait_then_make_bytes(release, n):
+    while not os.path.exists(release):
+        time.sleep(0.001)
+    return bytes(n)
 
 
 def concat(base, *, num):
