@@ -96,7 +96,6 @@ def _reporting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
         try:
             status = run(arguments)
             sys.stdout.flush()
-            return status
         except (NotDurableError, NotListableError, UnknownSchemeError, MissingExtraError) as error:
             print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
             return 2
@@ -110,6 +109,8 @@ def _reporting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
             # Python would fail once more, at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        else:
+            return status
 
     return running
 

@@ -17,6 +17,7 @@ _EXAMPLE = """\
 example:
   proxyexec call call.json result.json
   proxyexec group list file:///shared/groups
+  proxyexec store ls redis://host:6379/0
 
 'proxyexec COMMAND --help' says more of each."""
 
