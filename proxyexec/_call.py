@@ -18,7 +18,7 @@ from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, p
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
 from proxyexec._opening import open_outcome
-from proxyexec._store import is_in_memory, leases_of
+from proxyexec._store import is_in_memory, leases_of, note_all
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
 from proxyexec.errors import ArrivalError, ConnectorUnavailableError
 
@@ -75,9 +75,10 @@ class Call:
     def pack_function(self, function: Any) -> Any:
         """Make the callable ready to travel."""
         if type(function) is MappedFunction:
-            return self._take(function.pack(self._context, crossing=self._crosses))
-        packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
-        return self._take(packed)
+            packed = function.pack(self._context, crossing=self._crosses)
+        else:
+            packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
+        return self._take(packed, "function")
 
     def pack(self, obj: Any, name: int | str, *, later: bool = False) -> Any:
         """Make an argument ready to travel, and hold what it needs until the task has ended.
@@ -98,11 +99,12 @@ class Call:
         value = obj._peek() if type(obj) is TaskFuture else obj
         borrowed = self._borrowed(value) if type(value) is Deferred else None
         if borrowed is not None:
-            travels = self._take(context.refer(borrowed))
+            travels = self._take(context.refer(borrowed), "argument", name)
         else:
             value = value.get() if type(value) is Deferred else value
             what = f"argument {name!r} of {self._called}"
-            travels = self._take(context.pack(value, self._tasks, what, crossing=self._crosses))
+            ready = context.pack(value, self._tasks, what, crossing=self._crosses)
+            travels = self._take(ready, "argument", name)
         packed[id(obj)] = obj, travels
         return travels
 
@@ -234,9 +236,10 @@ class Call:
     def _is_from_worker(self, error: BaseException) -> bool:
         return not self._crosses or type(error.__cause__).__name__.endswith("RemoteTraceback")
 
-    def _take(self, packed: Packed) -> Any:
+    def _take(self, packed: Packed, what: str, name: int | str | None = None) -> Any:
         """Hold what a packed object refers to, and return what travels."""
         if packed.embedded:
+            note_all(packed.embedded, what, name, self._called)
             self._hold(leases_of(packed.embedded))
         return packed.travels
 

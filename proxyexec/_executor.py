@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
+    from proxyexec._leaks import Leaks
 
     P = ParamSpec("P")
 
@@ -355,6 +356,10 @@ class StoreExecutor(Executor):
         if size > 1:
             return chunked_results(submit, iterables, timeout, buffersize, size, quota)
         return results(submit, iterables, timeout, buffersize, quota)
+
+    def leaks(self) -> Leaks:
+        """Return what is in the store now, and who holds it; see :meth:`Store.leaks`."""
+        return self._store.leaks()
 
     @property
     def task_group_id(self) -> str | None:

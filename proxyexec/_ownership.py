@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-__all__ = ["Lease", "Leases"]
+__all__ = ["Lease", "Leases", "Note"]
 
 _log = logging.getLogger("proxyexec")
 
@@ -34,6 +34,21 @@ _IDLE_SECONDS = 5.0
 
 # What could not be evicted is tried again after so long.
 _RETRY_SECONDS = 5.0
+
+
+class Note(NamedTuple):
+    """What an object was to whom who stored it; for people who ask what is stored, and why."""
+
+    what: str
+    """``"argument"``, ``"function"``, ``"result"`` or ``"proxy"``."""
+    name: int | str | None
+    """Of an argument: its place, or its keyword."""
+    called: str
+    """The name of the function that was called, if any."""
+    type_name: str
+    """The object's type, as in its reference."""
+    since: float
+    """When it was stored, in seconds since the epoch."""
 
 
 class Lease:
@@ -58,6 +73,12 @@ class Lease:
         if leases is not None:
             # Not counted at once, but in its turn: leases released before are in the queue.
             leases.post(_Forget(self.key))
+
+    def note(self, what: str, name: int | str | None, called: str, type_name: str) -> None:
+        """Note what the object is, unless somebody has; see :class:`Note`."""
+        leases = self._leases
+        if leases is not None:  # then it is counted, hence the note will be removed
+            leases.notes.setdefault(self.key, Note(what, name, called, type_name, time.time()))
 
     __del__ = release
 
@@ -117,6 +138,8 @@ class Leases:
         self._release_idle = release_idle
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
+        self.notes: dict[str, Note] = {}
+        """What the objects are that somebody holds, by key; not all of them."""
         self._spared: set[str] = set()
         # To be evicted once more, at that time; the evicting thread's own.
         self._left: set[str] = set()
@@ -156,6 +179,11 @@ class Leases:
                 return None
             self._counts[key] += 1
         return Lease(self, key, self._home())
+
+    def held(self) -> tuple[dict[str, int], dict[str, Sequence[Lease]]]:
+        """Return how many leases there are on each object, and what each holds on to others."""
+        with self._lock:
+            return dict(self._counts), dict(self._companions)
 
     def part_from_companions(self, keys: Iterable[str]) -> None:
         """Let go of what the objects under ``keys`` refer to: they are evicted by hand."""
@@ -220,6 +248,7 @@ class Leases:
             thread, self._thread = self._thread, None
             self._stopped = True
             self._counts.clear()
+            self.notes.clear()
             companions, self._companions = self._companions, {}
             if thread is not None:
                 self._ending = thread
@@ -327,6 +356,7 @@ class Leases:
         if self._counts[key] > 1:
             self._counts[key] -= 1
             return False
+        self.notes.pop(key, None)
         return self._counts.pop(key, 0) > 0
 
     def _is_spared(self, key: str) -> bool:
