@@ -279,7 +279,7 @@ class GroupCall(Awaiting):
 
     def _leased(self, reference: Reference) -> Lease:
         lease = self._store.take(reference.key)
-        lease.note("result", None, self.name, reference.type_name)
+        lease.note(("result", None, self.name, reference.type_name))
         self._store.spare(reference.key)
         return lease
 

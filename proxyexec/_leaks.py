@@ -16,11 +16,11 @@ from proxyexec_connectors.listing import ListingConnector, StoredObject
 
 from proxyexec._cli_parts import ago, many, shown
 from proxyexec._holders import Holder, Pending, holders_of
+from proxyexec._ownership import Note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from proxyexec._ownership import Note
     from proxyexec._store import Store
 
 __all__ = ["HeldObject", "Leaks", "leaks_of"]
@@ -51,7 +51,7 @@ class HeldObject:
     bytes: int | None
     """Its size as stored; ``None`` if the connector does not tell."""
     since: float | None
-    """When it was stored, in seconds since the epoch."""
+    """When it was stored, in seconds since the epoch; ``None`` if the connector does not tell."""
     stored_as: str
     """What it was to the call that stored it; empty if that is not known."""
     holders: tuple[Holder, ...]
@@ -139,7 +139,7 @@ def leaks_of(store: Store) -> Leaks:
         stored = connector.objects()
     else:
         stored = [_Known(key) for key in counts]
-    notes = dict(leases.notes)
+    notes = {key: Note(*note) for key, note in list(leases.notes.items())}
     holders, pending = holders_of(leases)
     is_group = getattr(connector, "address", "").find("session=durable-") >= 0
     found = [
@@ -166,11 +166,10 @@ def _told(
     *,
     is_group: bool,
 ) -> HeldObject:
-    key, since = stored.key, stored.since
+    key, size, since = stored.key, stored.bytes, stored.since
     if note is not None:
         type_name = note.type_name.replace(":", ".").removeprefix("builtins.")
-        since = note.since if since is None else since
-        return HeldObject(key, type_name, stored.bytes, since, _described(note), tuple(holders))
+        return HeldObject(key, type_name, size, since, _described(note), tuple(holders))
     what = _IN_GROUPS.get(key.partition(".")[0], "") if is_group else ""
     if is_group and not holders:
         holders = [Holder("group", "")]
@@ -178,7 +177,7 @@ def _told(
     for task in () if holders else pending:
         if task.is_of(key):
             what, holders = f"result of {task.name}", [Holder("task", task.name, "running")]
-    return HeldObject(key, "", stored.bytes, since, what, tuple(holders))
+    return HeldObject(key, "", size, since, what, tuple(holders))
 
 
 def _described(note: Note) -> str:

@@ -48,7 +48,7 @@ def open_outcome(outcome: Any, key: str, context: Context, called: str, *, owns:
         store.count(reference)
         if owns:
             lease = store.take(key, companions)
-            lease.note("result", None, called, reference.type_name)
+            lease.note(("result", None, called, reference.type_name))
             store.start_evicting()
     if context.lazy:
         return make_proxy(reference, lease)
@@ -69,7 +69,7 @@ def _leases_on(
             store.count(reference)
             if owns:
                 lease = store.take(reference.key)
-                lease.note("result", None, called, reference.type_name)
+                lease.note(("result", None, called, reference.type_name))
                 store.start_evicting()
         if lease is not None:
             leases.append(lease)

@@ -47,8 +47,6 @@ class Note(NamedTuple):
     """The name of the function that was called, if any."""
     type_name: str
     """The object's type, as in its reference."""
-    since: float
-    """When it was stored, in seconds since the epoch."""
 
 
 class Lease:
@@ -74,11 +72,12 @@ class Lease:
             # Not counted at once, but in its turn: leases released before are in the queue.
             leases.post(_Forget(self.key))
 
-    def note(self, what: str, name: int | str | None, called: str, type_name: str) -> None:
-        """Note what the object is, unless somebody has; see :class:`Note`."""
+    def note(self, note: tuple[str, int | str | None, str, str]) -> None:
+        """Note what the object is, as a :class:`Note` has it, unless somebody has."""
         leases = self._leases
-        if leases is not None:  # then it is counted, hence the note will be removed
-            leases.notes.setdefault(self.key, Note(what, name, called, type_name, time.time()))
+        # While this one is counted; so the note will be removed.
+        if leases is not None and self.key not in leases.notes:
+            leases.notes[self.key] = note
 
     __del__ = release
 
@@ -138,8 +137,8 @@ class Leases:
         self._release_idle = release_idle
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
-        self.notes: dict[str, Note] = {}
-        """What the objects are that somebody holds, by key; not all of them."""
+        self.notes: dict[str, tuple[str, int | str | None, str, str]] = {}
+        """What the objects are that somebody holds, by key, as :class:`Note` has it; not all."""
         self._spared: set[str] = set()
         # To be evicted once more, at that time; the evicting thread's own.
         self._left: set[str] = set()

@@ -241,7 +241,7 @@ class Store:
         reference, embedded = self._put(obj)
         lease = self.take(reference.key, leases_of(embedded)) if self.is_owner else None
         if lease is not None:
-            lease.note("proxy", None, "", reference.type_name)
+            lease.note(("proxy", None, "", reference.type_name))
         self.start_evicting()
         return cast("T", make_proxy(reference, lease))
 
@@ -592,7 +592,7 @@ def note_all(kept: Iterable[Kept], what: str, name: int | str | None, called: st
     """Note what objects that are held are to a call; see :class:`proxyexec._ownership.Note`."""
     for reference, lease in kept:
         if lease is not None:
-            lease.note(what, name, called, reference.type_name)
+            lease.note((what, name, called, reference.type_name))
 
 
 def _reopen(
