@@ -26,6 +26,7 @@ __all__ = [
     "Totals",
     "find_session",
     "in_order",
+    "listing_of",
     "look_at",
     "owner_of",
     "session_in",
@@ -62,8 +63,7 @@ class Totals:
     idle_bytes: int
 
 
-@contextlib.contextmanager
-def look_at(url: str) -> Iterator[Listing]:
+def listing_of(url: str) -> Listing:
     """Look at a place.
 
     Raises:
@@ -71,7 +71,13 @@ def look_at(url: str) -> Iterator[Listing]:
     """
     if urlsplit(url).scheme == "memory":
         raise NotListableError(url)
-    with contextlib.closing(open_listing(url)) as listing:
+    return open_listing(url)
+
+
+@contextlib.contextmanager
+def look_at(url: str) -> Iterator[Listing]:
+    """Look at a place for a moment; raises what :func:`listing_of` does."""
+    with contextlib.closing(listing_of(url)) as listing:
         yield listing
 
 

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 import proxyexec
-from proxyexec import _call_cli, _group_cli, _store_cli
+from proxyexec import _call_cli, _group_cli, _store_cli, _top
 
 __all__ = ["main"]
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     version = f"proxyexec {proxyexec.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (_call_cli, _group_cli, _store_cli):
+    for room in (_call_cli, _group_cli, _store_cli, _top):
         room.add_to(commands)
     options = parser.parse_args(argv)
     status: int = options.run(options)
