@@ -11,20 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
+from proxyexec._events import Ran, Sent, moved
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
 from proxyexec._opening import open_outcome
+from proxyexec._ownership import Lease
+from proxyexec._record import Measured
+from proxyexec._sizes import TINY
 from proxyexec._store import is_in_memory, leases_of, note_all
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
-from proxyexec.errors import ArrivalError, ConnectorUnavailableError
+from proxyexec.errors import ArrivalError, ConnectorUnavailableError, name_of
 
 if TYPE_CHECKING:
+    from proxyexec._events import Moving, State
     from proxyexec._proxy import Kept
     from proxyexec._quota import Quota
+    from proxyexec._record import Report
     from proxyexec._tasks import Tasks
 
 __all__ = ["Call", "PassedCall"]
@@ -41,8 +48,11 @@ class Call:
         "_lent_to",
         "_opened",
         "_packed",
+        "_report",
+        "_sent",
         "_tasks",
         "key",
+        "since",
     )
 
     kind: ClassVar[type[Task]] = Task
@@ -50,6 +60,9 @@ class Call:
 
     late: ClassVar[bool] = False
     """Whether it may be made after the executor was shut down."""
+
+    length = 1
+    """How many calls it is."""
 
     def __init__(self, tasks: Tasks, context: Context, crosses: bool, function: Any) -> None:
         # Its name only: what has been called is not kept alive.
@@ -65,6 +78,11 @@ class Call:
         self._opened: tuple[Any, BaseException | None] | None = None
         # Calls that are handed this one's result so, and have to hold it once it is there.
         self._lent_to: list[Call] | None = None
+        # What was measured of what was sent, and by the worker.
+        self._sent: list[tuple[Moving, int | str | None, Sent]] | None = None
+        self._report: Report | None = None
+        self.since = 0.0
+        """When the base executor was given it; 0 if it was not."""
         self.key = context.store.new_key()
         tasks.add(self)
 
@@ -78,7 +96,7 @@ class Call:
             packed = function.pack(self._context, crossing=self._crosses)
         else:
             packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
-        return self._take(packed, "function")
+        return self._take(packed, "function", None)
 
     def pack(self, obj: Any, name: int | str, *, later: bool = False) -> Any:
         """Make an argument ready to travel, and hold what it needs until the task has ended.
@@ -93,6 +111,8 @@ class Call:
         if packed is not None and id(obj) in packed:
             return packed[id(obj)][1]
         if context.passes(obj) and not (later and context.may_change(obj)):
+            if type(obj) not in TINY or self._tasks.measures.every:
+                self._see(obj, name)
             return obj
         if packed is None:
             packed = self._packed = {}
@@ -177,6 +197,9 @@ class Call:
         """Return the result that an outcome stands for; see :class:`proxyexec._future.Call`."""
         if type(outcome) not in _SEALED:
             return outcome
+        if type(outcome) is Measured:
+            self._report = outcome.report
+            outcome = outcome.outcome
         opened = self._opened
         if opened is None:
             try:
@@ -218,11 +241,72 @@ class Call:
             if broken:
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
+        measures = self._tasks.measures
+        if error is None and self._report is None and self._sent is None and not measures.every:
+            measures.end_small(clock() - self.since, self.length)
+        else:
+            self._measure(error)
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
             del held  # which releases the leases, unless others hold them
         self._tasks.discard(self)
+
+    def _measure(self, error: BaseException | None) -> None:
+        """Count what there is to count, now that the task has ended."""
+        ended = clock()
+        measures, report = self._tasks.measures, self._report
+        seconds = ended - self.since if self.since else None
+        measures.end(seconds, self.length, error, report)
+        live = self._context.store.live
+        if live is not None:
+            if report is not None:
+                live.touch([key for key, *_ in report.resolved])
+            if self._held and (error is not None or (report is not None and report.more)):
+                # What it has fetched is not known.
+                live.touch([one.key for one in self._held if type(one) is Lease])
+        if measures.observed and (measures.every or self._sent or report is not None):
+            ran = self.ran(error, ended)
+            for one in ran.moved:
+                if one.what == "result":  # of others they have been told
+                    measures.tell(one)
+            for fetched in ran.resolved:
+                measures.tell(fetched)
+            measures.tell(ran)
+
+    def ran(self, error: BaseException | None, ended: float) -> Ran:
+        """Say what was measured of the task, which has ended."""
+        report, policy = self._report, self._context.policy
+        sent: list[tuple[Moving, int | str | None, Sent]] = [*(self._sent or ())]
+        run_s = unpack_s = pack_s = 0.0
+        if report is not None:
+            sent += [("result", None, one) for one in report.sent]
+            run_s, unpack_s, pack_s = report.run_s, report.unpack_s, report.pack_s
+        since = self.since or ended
+        state: State = "done" if error is None else "failed"
+        if isinstance(error, CancelledError):
+            state = "cancelled"
+        return Ran(
+            max(0.0, ended - since - run_s - unpack_s - pack_s),
+            None if report is None else run_s,
+            unpack_s,
+            pack_s,
+            self.key,
+            self._called,
+            self.length,
+            state,
+            "" if error is None else name_of(type(error)),
+            since,
+            ended,
+            None if report is None else report.started or None,
+            "" if report is None else report.worker,
+            tuple(
+                event
+                for what, name, one in sent
+                for event in moved(what, name, one, policy, self.key)
+            ),
+            () if report is None else report.events(self.key),
+        )
 
     def _borrowed(self, result: Deferred) -> Kept | None:
         if self._crosses and is_in_memory(result.reference):
@@ -236,12 +320,32 @@ class Call:
     def _is_from_worker(self, error: BaseException) -> bool:
         return not self._crosses or type(error.__cause__).__name__.endswith("RemoteTraceback")
 
-    def _take(self, packed: Packed, what: str, name: int | str | None = None) -> Any:
+    def _take(self, packed: Packed, what: Moving, name: int | str | None) -> Any:
         """Hold what a packed object refers to, and return what travels."""
         if packed.embedded:
             note_all(packed.embedded, what, name, self._called)
             self._hold(leases_of(packed.embedded))
+        if packed.sent is not None:
+            self._tasks.measures.send(packed.sent)
+            self._note(what, name, packed.sent)
         return packed.travels
+
+    def _see(self, obj: Any, name: int | str) -> None:
+        """Count an argument that travels as it is."""
+        measures = self._tasks.measures
+        if self._crosses:
+            measures.see((obj,))
+        if measures.every:
+            self._note("argument", name, self._context.glanced_at(obj))
+
+    def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
+        if self._sent is None:
+            self._sent = []
+        self._sent.append((what, name, sent))
+        measures = self._tasks.measures
+        if measures.observed:
+            for event in moved(what, name, sent, self._context.policy, self.key):
+                measures.tell(event)
 
     def _hold(self, objects: Sequence[Any]) -> None:
         if self._held is None:
@@ -264,12 +368,16 @@ class Call:
 class PassedCall:
     """One call that passed untouched: there is nothing to open, evict or release."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_crosses", "_length", "_tasks", "since")
 
     late: ClassVar[bool] = False
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, crosses: bool, length: int = 1) -> None:
         self._tasks = tasks
+        # Until its result is counted.
+        self._crosses = crosses
+        self._length = length
+        self.since = 0.0
         tasks.add(self)
 
     @property
@@ -277,11 +385,19 @@ class PassedCall:
         return self._tasks.store.quota
 
     def open(self, outcome: Any) -> Any:
+        if self._crosses and type(outcome) not in TINY:
+            self._crosses = False
+            self._tasks.measures.see((outcome,) if self._length == 1 else outcome)
         return outcome
 
     def end(self, error: BaseException | None = None) -> None:
+        measures, ended = self._tasks.measures, clock()
+        if error is None:
+            measures.end_small(ended - self.since, self._length)
+        else:
+            measures.end(ended - self.since if self.since else None, self._length, error, None)
         self._tasks.discard(self)
 
 
 # Types of outcomes that stand for something else.
-_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome})
+_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome, Measured})

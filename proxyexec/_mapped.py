@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from proxyexec._call import Call
     from proxyexec._context import Context, Packed
+    from proxyexec._events import Path, Sent
     from proxyexec._proxy import Kept
     from proxyexec._tasks import Tasks
 
@@ -35,22 +36,36 @@ class MappedFunction:
         self.function = function
         self.kind = kind
         self._may_change = may_change
-        self._store = tasks.store
+        self._tasks = tasks
         self._packed: Packed | None = None
 
     def pack(self, context: Context, *, crossing: bool) -> Packed:
         """Make it ready to travel once more."""
         if self._packed is not None and not self._may_change:
-            return self._packed
+            return self._packed._replace(sent=_once_more(self._packed.sent))
         # Let go of what was packed before only then, so that it is found.
         self._packed = context.pack_function(self.function, self, crossing=crossing)
         return self._packed
 
+    @property
+    def every(self) -> bool:
+        """Whether somebody wants to know everything of what is sent."""
+        return self._tasks.every
+
     def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
         """Store an object; see :class:`proxyexec._context.Keeper`."""
-        return self._store.hold(obj, frames, embedded, dedupe=True)
+        return self._tasks.store.hold(obj, frames, embedded, dedupe=True)
 
     keep_part = keep
+
+
+def _once_more(sent: Sent | None) -> Sent | None:
+    """Say what sending costs that has been serialized, and stored, for another task."""
+    if sent is None:
+        return None
+    path: Path = "inline" if sent.path == "inline" else "reference"
+    known = [one._replace(path="reference", serialize_s=0.0, put_s=0.0) for one in sent.parts]
+    return sent._replace(path=path, serialize_s=0.0, put_s=0.0, parts=tuple(known))
 
 
 def plain(function: Any) -> Any:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from proxyexec._future import TaskFuture
     from proxyexec._payloads import Serializers
+    from proxyexec._stats import Stats
     from proxyexec._store import Store
     from proxyexec.policy import ShouldProxy
 
@@ -174,6 +175,10 @@ class AsyncStoreExecutor:
     def store(self) -> Store:
         """Where this executor keeps objects."""
         return self._executor.store
+
+    def stats(self) -> Stats:
+        """Return what was done so far, in numbers; see :meth:`proxyexec.StoreExecutor.stats`."""
+        return self._executor.stats()
 
     @overload
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
