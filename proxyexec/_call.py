@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
-from proxyexec._events import Ran, Sent, moved
+from proxyexec._events import Moved, Ran, Sent, moved
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
 from proxyexec._opening import open_outcome
@@ -44,6 +44,7 @@ class Call:
         "_called",
         "_context",
         "_crosses",
+        "_ended",
         "_held",
         "_lent_to",
         "_opened",
@@ -81,6 +82,7 @@ class Call:
         # What was measured of what was sent, and by the worker.
         self._sent: list[tuple[Moving, int | str | None, Sent]] | None = None
         self._report: Report | None = None
+        self._ended: tuple[State, str, float] | None = None
         self.since = 0.0
         """When the base executor was given it; 0 if it was not."""
         self.key = context.store.new_key()
@@ -265,8 +267,13 @@ class Call:
             if self._held and (error is not None or (report is not None and report.more)):
                 # What it has fetched is not known.
                 live.touch([one.key for one in self._held if type(one) is Lease])
-        if measures.observed and (measures.every or self._sent or report is not None):
-            ran = self.ran(error, ended)
+        state: State = "done" if error is None else "failed"
+        if isinstance(error, CancelledError):
+            state = "cancelled"
+        self._ended = state, "" if error is None else name_of(type(error)), ended
+        has_events = report is not None and (report.sent or report.resolved)
+        if measures.observed and (measures.every or self._sent or has_events):
+            ran = self.ran(*self._ended)
             for one in ran.moved:
                 if one.what == "result":  # of others they have been told
                     measures.tell(one)
@@ -274,18 +281,19 @@ class Call:
                 measures.tell(fetched)
             measures.tell(ran)
 
-    def ran(self, error: BaseException | None, ended: float) -> Ran:
-        """Say what was measured of the task, which has ended."""
-        report, policy = self._report, self._context.policy
-        sent: list[tuple[Moving, int | str | None, Sent]] = [*(self._sent or ())]
+    def ran(self, state: State, error: str, ended: float) -> Ran:
+        """Say what was measured of the task.
+
+        Args:
+            state: what has become of it.
+            error: the name of the type of what it raised.
+            ended: when.
+        """
+        report = self._report
         run_s = unpack_s = pack_s = 0.0
         if report is not None:
-            sent += [("result", None, one) for one in report.sent]
             run_s, unpack_s, pack_s = report.run_s, report.unpack_s, report.pack_s
         since = self.since or ended
-        state: State = "done" if error is None else "failed"
-        if isinstance(error, CancelledError):
-            state = "cancelled"
         return Ran(
             max(0.0, ended - since - run_s - unpack_s - pack_s),
             None if report is None else run_s,
@@ -295,18 +303,37 @@ class Call:
             self._called,
             self.length,
             state,
-            "" if error is None else name_of(type(error)),
+            error,
             since,
             ended,
             None if report is None else report.started or None,
             "" if report is None else report.worker,
-            tuple(
-                event
-                for what, name, one in sent
-                for event in moved(what, name, one, policy, self.key)
-            ),
+            tuple(self.moved()),
             () if report is None else report.events(self.key),
         )
+
+    def moved(self) -> Iterator[Moved]:
+        """Say what was measured of what was sent, as far as that is known by now."""
+        policy, report = self._context.policy, self._report
+        for what, name, one in self._sent or ():
+            yield from moved(what, name, one, policy, self.key)
+        for one in () if report is None else report.sent:
+            yield from moved("result", None, one, policy, self.key)
+
+    @property
+    def called(self) -> str:
+        """The name of what was called."""
+        return self._called
+
+    @property
+    def saw_all(self) -> bool:
+        """Whether all that was sent, by the worker too, is known by now."""
+        return self._report is not None and bool(self._report.worker)
+
+    def explained(self) -> tuple[Ran | None, list[Moved]]:
+        """Return what is known of the task, once it has ended, and of what was sent."""
+        ended = self._ended
+        return None if ended is None else self.ran(*ended), list(self.moved())
 
     def _borrowed(self, result: Deferred) -> Kept | None:
         if self._crosses and is_in_memory(result.reference):
@@ -333,10 +360,14 @@ class Call:
     def _see(self, obj: Any, name: int | str) -> None:
         """Count an argument that travels as it is."""
         measures = self._tasks.measures
-        if self._crosses:
-            measures.see((obj,))
+        sent = None
         if measures.every:
-            self._note("argument", name, self._context.glanced_at(obj))
+            sent = self._context.weighed(obj, crossing=self._crosses)
+            self._note("argument", name, sent)
+        if sent is not None and sent.exact:
+            measures.send(sent)
+        elif self._crosses:
+            measures.see((obj,))
 
     def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
         if self._sent is None:

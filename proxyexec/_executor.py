@@ -17,7 +17,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -37,25 +37,29 @@ from proxyexec._parts import PartRules
 from proxyexec._payloads import Serializers
 from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
+from proxyexec._seen import SeenCall, SeenChunkCall
 from proxyexec._serialize import PickleSerializer
-from proxyexec._sizes import TINY
+from proxyexec._sizes import TINY, parse_size
 from proxyexec._stats import stats_of
 from proxyexec._store import Store
 from proxyexec._strategy_context import StrategyContext, have_read
 from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
+from proxyexec.errors import name_of
 from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy, attach
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec
 
+    from proxyexec._explain import Explanation
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
     from proxyexec._leaks import Leaks
     from proxyexec._measures import Measures
     from proxyexec._stats import Stats
+    from proxyexec._trace_writer import TraceWriter
 
     P = ParamSpec("P")
 
@@ -274,6 +278,9 @@ class StoreExecutor(Executor):
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
         if self._never and not self._needs_care(fn, args, kwargs):
+            if self._tasks.measures.every:
+                seen = SeenCall(self._tasks, self._context, self._crosses, fn)
+                return self._submit(seen, fn, args, kwargs)
             self._see(args, kwargs.values())
             return self._start(PassedCall(self._tasks, self._crosses), fn, args, kwargs)
         context = self._context
@@ -383,6 +390,66 @@ class StoreExecutor(Executor):
         moves" in the documentation.
         """
         return stats_of(self._tasks)
+
+    def trace(self, path: str | os.PathLike[str], max_bytes: int | str = "100 MB") -> TraceWriter:
+        """Write what happens from now on into a file: a line of JSON for each event.
+
+        It ends when the context manager that this returns does, or its ``close()`` is called, and
+        with the executor. See "A trace of a run" in the documentation.
+
+        Objects whose size nobody can tell are serialized for that where calls pass untouched.
+
+        Args:
+            path: of the file; what is there is written over.
+            max_bytes: how large it may become, in bytes or as ``"100 MB"``. What comes later is
+                only counted.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: ``max_bytes`` is not a size, or below 10 kB.
+        """
+        # Only now: most programs write none.
+        from proxyexec._trace_writer import TraceWriter  # noqa: PLC0415
+
+        return TraceWriter(self._tasks, path, parse_size(max_bytes), self._facts())
+
+    def explain(self, future: Future[Any], /) -> Explanation:
+        """Say what was sent for a call, which way, why, and what it cost.
+
+        Of objects that were serialized, stored, or passed on as references, that is known. Those
+        that pass at a glance are listed if a trace was being written; and so are all of calls that
+        pass untouched, where there is no policy. Nothing is fetched or asked for this.
+
+        Args:
+            future: what :meth:`submit` returned. It need not be done; more is known then.
+
+        Raises:
+            TypeError: it is not a future of ours.
+            ValueError: it is one of another executor.
+        """
+        from proxyexec._explain import explained  # noqa: PLC0415 - most programs ask for none
+
+        return explained(future, self._tasks)
+
+    def _facts(self) -> dict[str, Any]:
+        """Say what is traced."""
+        base: Any = getattr(self, "_base", self)
+        base = base.client if hasattr(base, "client") else getattr(base, "executor", base)
+        workers = getattr(base, "__dict__", {}).get(
+            "_max_workers"
+        )  # not those that would be started to tell
+        url, context = self._store.connector.url, self._context
+        return {
+            "executor": name_of(type(base)),
+            "workers": workers if isinstance(workers, int) else None,
+            "crosses": self._crosses,
+            "store": url,
+            "scheme": url.partition(":")[0],
+            "policy": repr(context.policy),
+            "lazy": context.lazy,
+            "nested": context.nested,
+            "dedupe": self._tasks.dedupe,
+        }
 
     @property
     def task_group_id(self) -> str | None:
@@ -528,6 +595,9 @@ class StoreExecutor(Executor):
             return self._submit(call, function, args, {})
         values = list(itertools.chain.from_iterable(args))
         if function.kind is ChunkCall and self._never and not self._needs_care(plainly, values, {}):
+            if self._tasks.measures.every:
+                facts = self._tasks, self._context, self._crosses, plainly, len(args)
+                return self._submit(SeenChunkCall(*facts), function, args, {})
             self._see(values)
             passed = PassedCall(self._tasks, self._crosses, len(args))
             return self._start(passed, _ApplyAll(plainly), args, {})

@@ -112,10 +112,10 @@ class Record:
             left.objects += self.small
             left.bytes += self.small_bytes
         if self.sent is None and self.resolved is None and not self.every:
-            left.seconds += self.run_s + self.unpack_s
-            if left.seconds < _LEFT_AT_MOST and left.bytes < _LEFT_BYTES_AT_MOST:
+            seconds = left.seconds + self.run_s + self.unpack_s
+            if seconds < _LEFT_AT_MOST and left.bytes < _LEFT_BYTES_AT_MOST:
+                left.seconds = seconds
                 return travels
-            self.run_s, self.unpack_s = 0.0, 0.0
         del lefts[address]
         return Measured(travels, self._report(left))
 
@@ -140,7 +140,7 @@ class Report(NamedTuple):
     run_s: float
     unpack_s: float
     left_s: float
-    """How long small calls took that had no report; this one, if it is one."""
+    """How long small calls took that had no report."""
     small: int
     """Results that were sent as they are, by this one and those."""
     small_bytes: int

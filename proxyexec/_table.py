@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 __all__ = ["bytes_text", "html_table", "seconds_text", "text_table"]
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+def text_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)
+) -> str:
     """Return a table as text.
 
     Args:
         columns: what stands above them.
         rows: the cells of each.
-        left: how many columns, from the first, have their text at the left; numbers have not.
+        left: which columns have their text at the left; numbers have not.
     """
     lines = [columns, *rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
+            cell.ljust(width) if place in left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )
 
 
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+def html_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)
+) -> str:
     """Return a table as HTML; see :func:`text_table`."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(
-            f'<{tag} style="text-align: {"left" if place < left else "right"}">'
+            f'<{tag} style="text-align: {"left" if place in left else "right"}">'
             f"{html.escape(cell)}</{tag}>"
             for place, cell in enumerate(cells)
         )

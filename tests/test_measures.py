@@ -34,7 +34,7 @@ BIG = 200_000
 
 def make_base(kind):
     if kind == "thread":
-        return concurrent.futures.ThreadPoolExecutor(2)
+        return concurrent.futures.ThreadPoolExecutor(1)
     return concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(kind))
 
 

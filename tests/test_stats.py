@@ -25,7 +25,7 @@ BIG = 200_000
 
 def make_base(kind="fork"):
     if kind == "thread":
-        return concurrent.futures.ThreadPoolExecutor(2)
+        return concurrent.futures.ThreadPoolExecutor(1)
     return concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context(kind))
 
 
@@ -127,7 +127,7 @@ def test_cancelled_tasks_are_counted():
 
 
 def test_calls_that_pass_untouched_are_counted():
-    with proxyexec.ThreadPoolExecutor(2) as executor:
+    with proxyexec.ThreadPoolExecutor(1) as executor:
         assert list(executor.map(functions.identity, range(10))) == list(range(10))
         executor.submit(functions.boom).exception()
         settle(executor)
