@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["add_to"]
 
 _MORE = """\
-How many objects and bytes are stored and evicted a second, how much there is now and has been, the
-largest objects, and the sessions with their owners. Looking changes nothing. It takes the extra
-'tune': pip install 'proxyexec[tune]'.
+Of a place: how many objects and bytes are stored and evicted a second, how much there is now and
+has been, the largest objects, and the sessions with their owners. Of a trace, which an executor's
+trace() writes: also the functions, and the slowest tasks. Looking changes nothing. It takes the
+extra 'tune': pip install 'proxyexec[tune]'.
 
 End it with Ctrl-C. Where the output is no terminal, one screen follows the other.
 """
@@ -34,17 +35,17 @@ def add_to(subparsers: Any) -> None:
     top = command(
         subparsers,
         "top",
-        "watch what is stored in a place",
-        "proxyexec top file://\nproxyexec top env:STORE --interval 5",
+        "watch what is stored in a place, or what a run does that is traced",
+        "proxyexec top file://\nproxyexec top env:STORE --interval 5\nproxyexec top run.jsonl",
         _watch,
         _MORE,
     )
     top.add_argument(
         "source",
-        metavar="STORE",
+        metavar="STORE|TRACE",
         type=store_url,
-        help="URL of the place, as for 'proxyexec store'; or env:NAME, to take it from the "
-        "environment",
+        help="URL of the place, as for 'proxyexec store', or env:NAME, to take it from the "
+        "environment; or the path of a trace",
     )
     top.add_argument(
         "--interval",
@@ -85,11 +86,15 @@ def _watch(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _source(url: str) -> Source:
+def _source(name: str) -> Source:
+    if "://" not in name:
+        from proxyexec._top_trace import TraceSource  # noqa: PLC0415
+
+        return TraceSource(name)
     from proxyexec._store_listing import listing_of  # noqa: PLC0415
     from proxyexec._top_store import StoreSource  # noqa: PLC0415
 
-    return StoreSource(listing_of(url))
+    return StoreSource(listing_of(name))
 
 
 @contextlib.contextmanager

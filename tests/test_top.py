@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import pty
 import re
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import fields
 
 import pytest
 
@@ -21,13 +24,16 @@ pytest.importorskip("rich")
 
 from rich.console import Console
 
-from proxyexec import Store, cli
+from proxyexec import ProxySize, Store, StoreExecutor, cli
 from proxyexec import _top_store as top_store
 from proxyexec._store_listing import listing_of
 from proxyexec._top_store import StoreSource
+from proxyexec._top_trace import TraceSource, duration_text
 from proxyexec._top_view import Rates, Screen, ScreenTable, View, size_text
+from proxyexec.metrics import TraceHeader, TraceMoved
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.listing import StoredObject, StoredSession
+from tests.functions import boom, make_list, total
 
 ENTER, LEAVE, SHOW_CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
 
@@ -180,6 +186,181 @@ def test_a_server_that_goes_and_comes_back():
             store.close_or_log()
 
 
+# --- what is seen of a trace -------------------------------------------------------------------
+
+
+class Tracing:
+    """Writes lines of a trace."""
+
+    def __init__(self, path):
+        self.path = path
+        self.file = open(path, "w")
+        self.number = 0
+
+    def write(self, **facts):
+        self.file.write(json.dumps(facts) + "\n")
+        self.file.flush()
+
+    def header(self, **facts):
+        names = [one.name for one in fields(TraceHeader)]
+        header = {**dict.fromkeys(names, ""), "proxyexec_trace": 1, "started": time.time()}
+        self.write(**{**header, "executor": "Pool", "store": "place://", **facts})
+
+    def task(self, function, ended, *moved, run_s=0.5, state="done"):
+        self.number += 1
+        self.write(
+            event="task",
+            t=ended,
+            ended=ended,
+            submitted=ended - 1,
+            task=f"task-{self.number}",
+            function=function,
+            calls=1,
+            state=state,
+            error="",
+            started=None,
+            worker="host:1",
+            wait_s=0.25,
+            unpack_s=0.0,
+            run_s=run_s,
+            pack_s=0.0,
+            moved=list(moved),
+            resolved=[],
+        )
+
+    def evicted(self, t, key, size):
+        self.write(event="evicted", t=t, key=key, bytes=size, stored_s=1.0, resolved=True)
+
+
+def moved(what, key, size, path="store", name=None):
+    names = [one.name for one in fields(TraceMoved)]
+    facts = {"what": what, "key": key, "bytes": size, "path": path, "name": name, "type": "list"}
+    return {**dict.fromkeys(names, ""), **facts}
+
+
+@pytest.fixture
+def tracing(tmp_path):
+    tracing = Tracing(tmp_path / "run.jsonl")
+    with closing(tracing.file):
+        yield tracing
+
+
+@pytest.fixture
+def trace(tracing):
+    with closing(TraceSource(str(tracing.path))) as source:
+        yield source
+
+
+def rows(screen, title):
+    [table] = [table for table in screen.tables if table.title == title]
+    return [tuple(row) for row in table.rows]
+
+
+def test_a_trace_that_grows(tracing, trace):
+    assert trace.screen().notes == ["nothing has been written there yet"]
+    tracing.header()
+    screen = trace.screen()
+    assert "Pool, place://" in screen.title
+    assert facts(screen)["tasks"] == "0"
+    tracing.task("load", 2.0, moved("result", "a", 1000), run_s=3.0)
+    tracing.task(
+        "use", 4.0, moved("argument", "b", 500, name=0), moved("argument", "", 7, "inline")
+    )
+    tracing.task(
+        "use", 5.0, moved("argument", "b", 500, "found", name=0), run_s=None, state="failed"
+    )
+    screen = trace.screen()
+    assert facts(screen)["tasks"] == "3 (1 not done)"
+    assert facts(screen)["inline"] == "7 bytes"
+    assert facts(screen)["stored"] == "1.5 kB"
+    assert facts(screen)["live"] == "1.5 kB in 2"
+    assert screen.rates.put_objects > 0
+    assert screen.rates.put_bytes == 750 * screen.rates.put_objects
+    assert screen.rates.evicted_objects == 0
+    assert rows(screen, "Functions") == [
+        ("load", "1", "0", "3 s", "250 ms", "0 bytes", "1 kB"),
+        ("use", "2", "1", "500 ms", "500 ms", "7 bytes", "500 bytes"),
+    ]
+    assert [row[:3] for row in rows(screen, "Slowest tasks")] == [
+        ("load", "3 s", "250 ms"),
+        ("use", "500 ms", "250 ms"),
+        ("use", "", "250 ms"),
+    ]
+    assert rows(screen, "Largest objects") == [
+        ("a", "1 kB", "list", "result of load", "live"),
+        ("b", "500 bytes", "list", "argument 0 of use", "live"),
+    ]
+    tracing.evicted(6.0, "a", 1000)
+    tracing.file.write('{"event": "tas')  # a line that is not whole yet
+    tracing.file.flush()
+    screen = trace.screen()
+    assert facts(screen)["live"] == "500 bytes in 1"
+    assert screen.rates.put_objects == 0
+    assert screen.rates.evicted_bytes == 1000 * screen.rates.evicted_objects > 0
+    assert rows(screen, "Largest objects")[0][-1] == "evicted"
+    assert trace.screen().rates == Rates(0, 0, 0, 0)
+
+
+def test_a_trace_that_is_over(tracing, trace):
+    tracing.header(started=1.0)
+    tracing.task("load", 2.0, moved("result", "a", 1000))
+    tracing.evicted(6.0, "a", 1000)
+    tracing.write(event="full", t=7.0)
+    tracing.write(event="end", t=10.0, left_out=3, stats=None)
+    screen = trace.screen()
+    assert screen.rates == Rates(0.1, 100, 0.1, 100)
+    assert "full after 7 s" in screen.notes[0]
+    assert "ended after 10 s, 3 events left out" in screen.notes[1]
+    # Live from the second second to the sixth, of ten.
+    live = [value > 0 for value in screen.history]
+    assert live.count(True) == pytest.approx(len(live) * 0.4, abs=2)
+    assert live.index(True) == pytest.approx(len(live) * 0.2, abs=2)
+    assert screen.history[-1] == 0
+    assert trace.screen().rates == screen.rates
+
+
+def test_what_is_remembered_of_a_long_trace():
+    from proxyexec._top_trace import _Points
+
+    points = _Points()
+    for number in range(100_000):
+        points.add(number / 10, number)
+    assert 500 < len(points.times) <= 2000
+    assert points.times == sorted(points.times)
+    drawn = points.drawn(10_000)
+    assert drawn == sorted(drawn)
+    for number, value in enumerate(drawn):
+        assert value == pytest.approx(100_000 * (number + 1) / len(drawn), abs=500)
+    assert _Points().drawn(10) == []
+
+
+def test_files_that_are_no_traces(run, tmp_path):
+    newer, damaged = tmp_path / "newer", tmp_path / "damaged"
+    newer.write_text('{"proxyexec_trace": 999}\n')
+    damaged.write_text("no trace\n")
+    for path in (newer, damaged, tmp_path / "missing", tmp_path):
+        status, out, err = run(str(path), "--once", "--interval", "0.01")
+        assert (status, out) == (1, "")
+        assert "cannot be read" in err
+
+
+def test_a_real_trace(run, tmp_path):
+    path = tmp_path / "run.jsonl"
+    with (
+        StoreExecutor(ThreadPoolExecutor(1), (tmp_path / "o").as_uri(), ProxySize(100)) as executor,
+        executor.trace(path),
+    ):
+        assert executor.submit(total, list(range(1000))).result() == 499_500
+        assert len(executor.submit(make_list, 1000).result()) == 1000
+        with pytest.raises(ValueError, match="boom"):
+            executor.submit(boom).result()
+    status, out, err = run(str(path), "--once", "--interval", "0.01")
+    assert (status, err) == (0, "")
+    assert "tasks 3 (1 not done)" in out
+    for expected in ("argument 0 of total", "result of make_list", "it ended after"):
+        assert expected in out
+
+
 # --- how it looks ------------------------------------------------------------------------------
 
 
@@ -258,6 +439,14 @@ def test_names_of_others_do_nothing_to_a_terminal():
 )
 def test_sizes(size, expected):
     assert size_text(size) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 µs"), (5e-6, "5 µs"), (0.0123, "12.3 ms"), (1.5, "1.5 s"), (61, "1 min 1 s")],
+)
+def test_spans_of_time(seconds, expected):
+    assert duration_text(seconds) == expected
 
 
 # --- the command ---------------------------------------------------------------------------------
