@@ -149,7 +149,7 @@ class _Found:
                     self.futures.append(obj)
             elif kind is MappedFunction:
                 self.functions.append(obj)
-        del obj
+        obj = None  # or the last one would be referred to once more
         self._places: dict[int, list[str]] = defaultdict(list)
         self._find_places([*self.proxies, *self.futures])
 

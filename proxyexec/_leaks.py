@@ -78,7 +78,7 @@ class Leaks:
 
     @property
     def unheld(self) -> tuple[HeldObject, ...]:
-        """Those that nobody holds: nobody will evict them before the store is closed."""
+        """Those that nobody holds. They stay until evicted by hand, or the store is closed."""
         return tuple(one for one in self.objects if not one.holders)
 
     def __len__(self) -> int:
