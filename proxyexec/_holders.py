@@ -2,8 +2,7 @@
 
 All that holds an object has a lease on it: tasks in flight, futures, proxies, other objects. These
 are found among all objects that Python's collector knows, as it knows who refers to whom. Looking
-takes some hundredths of a second for a million objects, resolves no proxy, and keeps nothing alive
-afterwards.
+takes up to a second for a million objects, resolves no proxy, and keeps nothing alive afterwards.
 
 Where a proxy or a future is itself kept (a list, an attribute, a variable of a module) is found in
 the same way. Python does not tell of variables of functions that are running.
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
     from proxyexec._ownership import Leases
 
 __all__ = ["Holder", "Pending", "holders_of"]
+
+# For so many objects, asking Python who refers to them is faster than looking at all there is.
+_FEW = 50
 
 # Places that are named of each holder.
 _PLACES_AT_MOST = 3
@@ -132,24 +134,14 @@ class _Found:
     """What holds leases in this process, and where that is kept."""
 
     def __init__(self) -> None:
-        self.leases: list[Lease] = []
-        self.proxies: list[Any] = []
-        self.futures: list[TaskFuture[Any]] = []
-        self.functions: list[MappedFunction] = []
-        for obj in gc.get_objects():
-            kind = type(obj)  # asking isinstance() might resolve a proxy, or run code of others
-            if issubclass(kind, Lease):
-                self.leases.append(obj)
-            elif issubclass(kind, Proxy):
-                if _lease_of(obj) is not None:
-                    self.proxies.append(obj)
-            elif kind is TaskFuture:
-                # Those that failed before they were tasks have none.
-                if hasattr(obj, "_call"):
-                    self.futures.append(obj)
-            elif kind is MappedFunction:
-                self.functions.append(obj)
-        obj = None  # or the last one would be referred to once more
+        leases, proxies, futures, functions = _holding_leases()
+        self.leases: list[Lease] = leases
+        self.proxies = [one for one in proxies if _lease_of(one) is not None]
+        # Those that failed before they were tasks have no call.
+        self.futures: list[TaskFuture[Any]] = [one for one in futures if hasattr(one, "_call")]
+        self.functions: list[MappedFunction] = functions
+        # Or these would be found among what refers to proxies.
+        del proxies, futures
         self._places: dict[int, list[str]] = defaultdict(list)
         self._find_places([*self.proxies, *self.futures])
 
@@ -178,13 +170,7 @@ class _Found:
             if type(module) is ModuleType:
                 modules.setdefault(id(vars(module)), name)
         wanted = set(map(id, objects))
-        # Of tuples, the call's own may be found: they are told by what is nowhere else.
-        mark = object()
-        referrers = [
-            one
-            for one in gc.get_referrers(*objects, mark)
-            if id(one) not in ours and not (type(one) is tuple and one and one[-1] is mark)
-        ]
+        referrers = [one for one in _referrers(objects) if id(one) not in ours]
         owners = _owners([one for one in referrers if type(one) is dict and id(one) not in modules])
         for referrer in referrers:
             place = _Place(referrer, modules, owners)
@@ -194,6 +180,40 @@ class _Found:
                     if not (place.is_ours or id(referrer) in of_calls):
                         self._places[id(one)].append(place.of(one))
         return known
+
+
+def _holding_leases() -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Return all leases, and what may have some: proxies, futures and functions of maps."""
+    found: tuple[list[Any], list[Any], list[Any], list[Any]] = ([], [], [], [])
+    leases, proxies, futures, functions = found
+    groups: dict[type, list[Any] | None] = {TaskFuture: futures, MappedFunction: functions}
+    for obj in gc.get_objects():
+        kind = type(obj)  # asking isinstance() might resolve a proxy, or run code of others
+        if kind not in groups:
+            group = leases if issubclass(kind, Lease) else None
+            groups[kind] = proxies if issubclass(kind, Proxy) else group
+        group = groups[kind]
+        if group is not None:
+            group.append(obj)
+    return found
+
+
+def _referrers(objects: list[Any]) -> list[Any]:
+    """Return what refers to some objects."""
+    if len(objects) > _FEW:  # the function below compares everything with each of them
+        wanted = set(map(id, objects))
+        return [
+            one
+            for one in gc.get_objects()
+            if one is not objects and not wanted.isdisjoint(map(id, gc.get_referents(one)))
+        ]
+    # Of tuples, the call's own may be found: they are told by what is nowhere else.
+    mark = object()
+    return [
+        one
+        for one in gc.get_referrers(*objects, mark)
+        if one is not objects and not (type(one) is tuple and one and one[-1] is mark)
+    ]
 
 
 class _Place:
@@ -246,7 +266,7 @@ def _owners(dicts: list[Any]) -> dict[int, str]:
     """The names of types of objects whose attributes are in some dicts, by the dicts' ids."""
     wanted = set(map(id, dicts))
     owners = {}
-    for owner in gc.get_referrers(*dicts) if dicts else ():
+    for owner in _referrers(dicts) if dicts else ():
         attributes = _attributes(owner)
         if id(attributes) in wanted:
             owners[id(attributes)] = name_of(type(owner))

@@ -22,6 +22,7 @@ from proxyexec import (
     ProxyType,
     Store,
     StoreExecutor,
+    _holders,
     clone,
     disown,
     is_resolved,
@@ -106,7 +107,9 @@ def test_a_result(executor):
     assert len(executor.leaks()) == 0
 
 
-def test_a_result_that_both_have(executor):
+@pytest.mark.parametrize("few", [0, 50])
+def test_a_result_that_both_have(executor, monkeypatch, few):
+    monkeypatch.setattr(_holders, "_FEW", few)
     future = executor.submit(make_list, 1000)
     mine = [future.result()]
     settle(executor)
@@ -127,8 +130,10 @@ def test_a_result_that_is_fetched(store):
         assert len(executor.leaks()) == 0
 
 
-def test_where_proxies_are_kept(executor):
+@pytest.mark.parametrize("few", [0, 50])
+def test_where_proxies_are_kept(executor, monkeypatch, few):
     global at_module_level
+    monkeypatch.setattr(_holders, "_FEW", few)
 
     class Model:
         pass
