@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="proxyexec",
-        description="Run what proxyexec has written down, and look after it.",
+        description="Run what proxyexec has written down, look after it, and see what is stored.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -318,7 +318,7 @@ def test_callables_are_asked_once_and_named():
     policy = ProxyType(list) & wants
     assert is_proxied(policy, candidate)
     reason = reason_of(policy, candidate.answers, "list", None)
-    assert reason == f"ProxyType(list): list and {wants.__qualname__}: True"
+    assert reason == f"ProxyType(list): list and {wants.__qualname__}: wanted"
     assert len(asked) == 1
 
 
@@ -328,6 +328,35 @@ def test_what_dismisses_at_a_glance_is_named():
     assert dismissal_of(policy, b"a", 33) == "ProxyType(str): bytes"
     both = ProxyType(str) | ProxySize(1000)
     assert dismissal_of(both, 1, 33) == "ProxyType(str): int and ProxySize(1000): 33 bytes"
+
+
+class Speechless(Policy):
+    def judge(self, candidate):
+        return True
+
+    def dismisses(self, obj, bound):
+        if self.asked:
+            raise RuntimeError("dismisses")
+        self.asked = True
+        return True
+
+    def reason(self, kind, size, wanted):
+        raise RuntimeError("reason")
+
+    def __repr__(self):
+        raise RuntimeError("repr")
+
+    asked = False
+
+
+def test_nothing_fails_for_want_of_words():
+    with StoreExecutor(make_base("thread"), should_proxy=Speechless() & ProxySize(1)) as executor:
+        events = told(executor, every=True)
+        assert executor.submit(functions.add, 1, 1).result() == 2
+        assert executor.submit(functions.total, [[1][0]] * 999).result() == 999
+        settle(executor)
+        name = f"{__name__}.Speechless"
+        assert {one.decided_by.partition(":")[0] for one in of(events, Moved)} >= {name}
 
 
 def test_reports_survive_pickling():
