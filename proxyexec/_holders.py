@@ -255,9 +255,11 @@ class _Place:
 
 
 def _attributes(obj: Any) -> dict[str, Any]:
+    if issubclass(type(obj), Proxy):  # which might be resolved
+        return {}
     try:
         attributes = object.__getattribute__(obj, "__dict__")
-    except AttributeError:
+    except Exception:  # noqa: BLE001 - it may be a property of somebody's
         return {}
     return attributes if type(attributes) is dict else {}
 
@@ -278,8 +280,9 @@ def _is_frame_of_ours(frame: FrameType) -> bool:
 
 
 def _kept_by(call: Any) -> Iterator[Any]:
-    """What a call keeps its result, and its arguments before they are packed, in."""
+    """What a call keeps its result, its arguments and those whose results it needs in."""
     yield getattr(call, "_opened", None)
+    yield getattr(call, "_held", None)
     packed = getattr(call, "_packed", None)
     if type(packed) is dict:
         yield from list(packed.values())

@@ -176,6 +176,32 @@ def test_where_proxies_are_kept(executor, monkeypatch, few):
     generator.close()
 
 
+def test_holders_that_do_not_let_anybody_look(executor):
+    class Odd:
+        __slots__ = ("kept",)
+
+        @property
+        def __dict__(self):
+            raise RuntimeError("nobody looks")
+
+        def __getattribute__(self, name):
+            raise AssertionError("nobody looks")
+
+        def __eq__(self, other):
+            raise AssertionError("nobody compares")
+
+        __hash__ = None
+
+        __class__ = property(lambda self: 1 / 0)
+
+    odd = Odd()
+    Odd.kept.__set__(odd, executor.submit(make_list, 1000).result())
+    settle(executor)
+    one = the_only(executor.leaks())
+    assert kinds(one) == ["proxy"]
+    assert "Odd" in one.holders[0].where[0]
+
+
 def test_arguments(executor):
     started, release = threading.Event(), threading.Event()
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -257,6 +258,17 @@ def test_names_of_others_do_nothing_to_a_terminal(run, tmp_path):
     assert shown("a\x1b\n\ud800ж") == "a\\x1b\\n\\ud800ж"
 
 
+@pytest.mark.parametrize("since", ["NaN", "Infinity", "-1e300", "1e30"])
+def test_times_that_are_none(run, tmp_path, since):
+    with closing(FileConnector(tmp_path)):
+        [lock] = tmp_path.glob("*.lock")
+        lock.write_text(re.sub(r'"since": [^}]*', f'"since": {since}', lock.read_text()))
+        status, out, err = run("store", "ls", tmp_path.as_uri())
+        assert (status, err) == (0, "")
+        assert "?" in out
+        assert run("store", "show", tmp_path.as_uri())[0] == 0
+
+
 def test_keys_of_any_characters(run, redis_url):
     from proxyexec_connectors.redis import RedisConnector
 
@@ -293,6 +305,8 @@ def test_an_output_that_is_not_read_to_its_end(tmp_path):
         (3661, "1 h 1 min"),
         (90_000, "1 d 1 h"),
         (86_400 * 40 + 5, "40 d"),
+        (float("nan"), "?"),
+        (float("-inf"), "?"),
     ],
 )
 def test_spans_of_time(seconds, expected):
