@@ -141,6 +141,9 @@ def leaks_of(store: Store) -> Leaks:
         stored = [_Known(key) for key in counts]
     notes = {key: Note(*note) for key, note in list(leases.notes.items())}
     holders, pending = holders_of(leases)
+    # Tasks may have ended meanwhile, and others hold what they came to.
+    for key in leases.held()[0].keys() - holders.keys():
+        holders[key] = [Holder("other", "")]
     is_group = getattr(connector, "address", "").find("session=durable-") >= 0
     found = [
         _told(one, notes.get(one.key), holders.get(one.key, []), pending, is_group=is_group)

@@ -23,9 +23,11 @@ from proxyexec import (
     Store,
     StoreExecutor,
     _holders,
+    _leaks,
     clone,
     disown,
     is_resolved,
+    reference_of,
     resolve,
 )
 from proxyexec.aio import AsyncStoreExecutor
@@ -374,6 +376,14 @@ def test_a_store_that_is_closed():
     del result
     assert len(executor.leaks()) == 0
     assert len(executor.leaks()) == 0
+
+
+def test_what_is_held_since_a_moment_ago(executor, monkeypatch):
+    """A task ends when futures have been looked at, and something holds its result."""
+    kept, put = executor.store.proxy(MANY), executor.store.put(MANY[1:])
+    monkeypatch.setattr(_leaks, "holders_of", lambda leases: ({}, []))
+    found = {one.key: texts(one) for one in executor.leaks()}
+    assert found == {put.key: [], reference_of(kept).key: ["other"]}
 
 
 def test_other_stores_are_not_told_of(executor):
