@@ -63,7 +63,7 @@ class Moved(NamedTuple):
     """Its serialized size; an upper bound, or about that, if it is not exact."""
     path: Path
     decided_by: str
-    """Why, in words: the term of the policy that decided."""
+    """The term of the policy that decided, and why."""
     serialize_s: float
     put_s: float
     exact: bool = True

@@ -7,8 +7,10 @@ somebody observes.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
@@ -108,6 +110,7 @@ class Measures:
         self.observed = False
         """Whether anybody wants to be told."""
         self._failed: set[int] = set()
+        _all.add(self)
 
     def observe(self, callback: Observer, *, every: bool = False) -> Callable[[], None]:
         """Have a callback told of what is measured, from now on.
@@ -223,3 +226,13 @@ class Measures:
 
 SMALL_AT_MOST = 1000
 """So many of them are counted together."""
+
+_all: weakref.WeakSet[Measures] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for measures in list(_all):
+        measures.lock = threading.RLock()  # another thread of the parent may have held the old one
+
+
+os.register_at_fork(after_in_child=_after_fork)

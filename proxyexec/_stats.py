@@ -38,7 +38,7 @@ class Stats:
     """Not stored, as something with the same content was."""
     bytes_deduplicated: int
     objects_referenced: int
-    """Passed on as references: results, and proxies."""
+    """Results and proxies that were passed on, as references."""
     bytes_referenced: int
     objects_resolved: int
     """Fetched from the store, once for each time, by tasks and in this process."""

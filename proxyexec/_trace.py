@@ -169,7 +169,7 @@ class Trace:
     """What the client has fetched."""
     evicted: list[TraceEvicted] = field(default_factory=list)
     full: float | None = None
-    """When the trace was full, if it was: what came later is not in it."""
+    """When the trace was full, if it was. What came later is not in it."""
     end: TraceEnd | None = None
     """``None`` while it is written, or if its writer died."""
 

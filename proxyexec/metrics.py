@@ -22,6 +22,7 @@ from proxyexec._trace import (
     TraceTask,
     read_trace,
 )
+from proxyexec._trace_writer import TraceWriter
 
 __all__ = [
     "Explanation",
@@ -38,5 +39,6 @@ __all__ = [
     "TraceReader",
     "TraceResolved",
     "TraceTask",
+    "TraceWriter",
     "read_trace",
 ]

@@ -7,7 +7,9 @@ import functools
 import gc
 import logging
 import multiprocessing
+import os
 import pickle
+import threading
 import weakref
 
 import pytest
@@ -398,3 +400,25 @@ def test_nothing_is_kept_alive_by_being_measured():
         del argument
         gc.collect()
         assert gone() is None
+
+
+def test_a_child_is_not_kept_waiting_by_a_lock_of_its_parents_threads():
+    with StoreExecutor(make_base("thread"), should_proxy=ProxyAlways()) as executor:
+        measures = executor._measures
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with measures.lock:
+                held.set()
+                release.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        if not pid:
+            free = measures.lock.acquire(timeout=20)
+            os._exit(0 if free else 1)
+        release.set()
+        thread.join()
+        assert os.waitpid(pid, 0)[1] == 0
