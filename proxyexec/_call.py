@@ -24,7 +24,7 @@ from proxyexec._measures import SMALL_AT_MOST
 from proxyexec._opening import open_outcome
 from proxyexec._record import Measured
 from proxyexec._sizes import TINY
-from proxyexec._store import is_in_memory, leases_of
+from proxyexec._store import is_in_memory, leases_of, note_all
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
 from proxyexec.errors import ArrivalError, ConnectorUnavailableError
 
@@ -278,6 +278,7 @@ class Call:
     def _take(self, packed: Packed, what: Moving, name: int | str | None) -> Any:
         """Hold what a packed object refers to, and return what travels."""
         if packed.embedded:
+            note_all(packed.embedded, what, name, self._called)
             self._hold(leases_of(packed.embedded))
         if packed.sent is not None:
             self._tasks.measures.send(packed.sent)

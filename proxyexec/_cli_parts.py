@@ -34,6 +34,10 @@ _STORE = (
 )
 
 
+# In seconds: what somebody else has written is no time.
+_TOO_LONG = 1e11
+
+
 def command(
     subparsers: Any,
     name: str,
@@ -175,11 +179,18 @@ def many(count: int, what: str) -> str:
 
 def when(seconds: float | None) -> str:
     """Return a time that is given in seconds since the epoch."""
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    if seconds is None:
+        return ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):  # somebody else has written it
+        return "?"
 
 
 def ago(seconds: float) -> str:
     """Return a span of time, in its two largest units."""
+    if not abs(seconds) < _TOO_LONG:
+        return "?"
     left = max(round(seconds), 0)
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     for place, (unit, length) in enumerate(units):

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from proxyexec._explain import Explanation
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
+    from proxyexec._leaks import Leaks
     from proxyexec._stats import Stats
     from proxyexec._trace_writer import TraceWriter
 
@@ -421,6 +422,10 @@ class StoreExecutor(Executor):
         if size > 1:
             return chunked_results(submit, iterables, timeout, buffersize, size, quota)
         return results(submit, iterables, timeout, buffersize, quota)
+
+    def leaks(self) -> Leaks:
+        """Return what is in the store now, and who holds it; see :meth:`Store.leaks`."""
+        return self._store.leaks()
 
     def stats(self) -> Stats:
         """Return what was done so far, in numbers: what moved, how, and what it took.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
     from proxyexec._group_calls import GroupCalls
+    from proxyexec._proxy import Reference
 
 __all__ = ["GroupCall"]
 
@@ -266,7 +267,7 @@ class GroupCall(Awaiting):
         check_python(outcome, what)
         travels = envelope_of(context).loads(outcome.body)
         # Results belong to the group; the leases keep the store open, and no more.
-        leases = [self._leased(one.key) for one in references_of(travels) if self._is_here(one)]
+        leases = [self._leased(one) for one in references_of(travels) if self._is_here(one)]
         if type(travels) is not Stored:
             return context.unpack(travels, what) if type(travels) is Inline else travels
         lease = leases[0] if leases else None
@@ -277,9 +278,10 @@ class GroupCall(Awaiting):
     def _is_here(self, reference: Any) -> bool:
         return bool(reference.address == self._store.address)
 
-    def _leased(self, key: str) -> Lease:
-        lease = self._store.take(key)
-        self._store.spare(key)
+    def _leased(self, reference: Reference) -> Lease:
+        lease = self._store.take(reference.key)
+        lease.note(("result", None, self.name, reference.type_name))
+        self._store.spare(reference.key)
         return lease
 
 

@@ -9,7 +9,7 @@ from proxyexec._future import TaskFuture
 from proxyexec._group_envelope import envelope_of
 from proxyexec._group_records import INPUT, CallRecord, CallReference
 from proxyexec._group_task import here
-from proxyexec._store import leases_of
+from proxyexec._store import leases_of, note_all
 
 if TYPE_CHECKING:
     from proxyexec._context import Context, Keeper, Packed
@@ -43,7 +43,7 @@ class Packing:
     def pack_function(self, function: Any) -> None:
         """Pack what is called; a registered function is not."""
         self._function = self._take(
-            self._context.pack_function(function, self._keeper, crossing=True)
+            self._context.pack_function(function, self._keeper, crossing=True), "function"
         )
 
     def finished(self, args: Sequence[Any], kwargs: dict[str, Any]) -> CallRecord:
@@ -69,11 +69,13 @@ class Packing:
         else:
             what = f"argument {place!r} of {self._record.name}"
             value_here = here(value, context.store.address)
-            travels = self._take(context.pack(value_here, self._keeper, what, crossing=True))
+            ready = context.pack(value_here, self._keeper, what, crossing=True)
+            travels = self._take(ready, "argument", place)
         self._packed[id(value)] = value, travels
         return travels
 
-    def _take(self, packed: Packed) -> Any:
+    def _take(self, packed: Packed, what: str, name: int | str | None = None) -> Any:
+        note_all(packed.embedded, what, name, self._record.name)
         self.leases += leases_of(packed.embedded)
         if packed.sent is not None:
             self.sent.append(packed.sent)

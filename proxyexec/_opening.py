@@ -30,7 +30,7 @@ def open_outcome(outcome: Any, key: str, context: Context, called: str, *, owns:
         owns: whether results are evicted when nobody holds them any more.
     """
     if type(outcome) is Inline:
-        leases = _leases_on(outcome.embedded, key, owns=owns)
+        leases = _leases_on(outcome.embedded, key, called, owns=owns)
         try:
             # Proxies in it join the leases.
             return context.unpack(outcome, _result_of(called))
@@ -40,7 +40,7 @@ def open_outcome(outcome: Any, key: str, context: Context, called: str, *, owns:
         return outcome
     reference = outcome.reference
     store = store_at(reference.address)
-    companions = _leases_on(outcome.embedded, key, owns=owns)
+    companions = _leases_on(outcome.embedded, key, called, owns=owns)
     if not owns:
         store.spare(reference.key)
     lease = store.join(reference.key)
@@ -48,13 +48,16 @@ def open_outcome(outcome: Any, key: str, context: Context, called: str, *, owns:
         store.count(reference)
         if owns:
             lease = store.take(key, companions)
+            lease.note(("result", None, called, reference.type_name))
             store.start_evicting()
     if context.lazy:
         return make_proxy(reference, lease)
     return Deferred(store, reference, lease, _result_of(called))
 
 
-def _leases_on(references: Sequence[Reference], key: str, *, owns: bool) -> list[Lease]:
+def _leases_on(
+    references: Sequence[Reference], key: str, called: str, *, owns: bool
+) -> list[Lease]:
     """Hold what the result under ``key`` refers to: parts of it, and what it was given."""
     leases = []
     for reference in references:
@@ -66,6 +69,7 @@ def _leases_on(references: Sequence[Reference], key: str, *, owns: bool) -> list
             store.count(reference)
             if owns:
                 lease = store.take(reference.key)
+                lease.note(("result", None, called, reference.type_name))
                 store.start_evicting()
         if lease is not None:
             leases.append(lease)

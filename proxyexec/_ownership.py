@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-__all__ = ["Lease", "Leases"]
+__all__ = ["Lease", "Leases", "Note"]
 
 _log = logging.getLogger("proxyexec")
 
@@ -34,6 +34,19 @@ _IDLE_SECONDS = 5.0
 
 # What could not be evicted is tried again after so long.
 _RETRY_SECONDS = 5.0
+
+
+class Note(NamedTuple):
+    """What an object was to whom who stored it; for people who ask what is stored, and why."""
+
+    what: str
+    """``"argument"``, ``"function"``, ``"result"`` or ``"proxy"``."""
+    name: int | str | None
+    """Of an argument: its place, or its keyword."""
+    called: str
+    """The name of the function that was called, if any."""
+    type_name: str
+    """The object's type, as in its reference."""
 
 
 class Lease:
@@ -58,6 +71,13 @@ class Lease:
         if leases is not None:
             # Not counted at once, but in its turn: leases released before are in the queue.
             leases.post(_Forget(self.key))
+
+    def note(self, note: tuple[str, int | str | None, str, str]) -> None:
+        """Note what the object is, as a :class:`Note` has it, unless somebody has."""
+        leases = self._leases
+        # While this one is counted; so the note will be removed.
+        if leases is not None and self.key not in leases.notes:
+            leases.notes[self.key] = note
 
     __del__ = release
 
@@ -117,6 +137,8 @@ class Leases:
         self._release_idle = release_idle
         self._counts: Counter[str] = Counter()
         self._companions: dict[str, Sequence[Lease]] = {}
+        self.notes: dict[str, tuple[str, int | str | None, str, str]] = {}
+        """What the objects are that somebody holds, by key, as :class:`Note` has it; not all."""
         self._spared: set[str] = set()
         # To be evicted once more, at that time; the evicting thread's own.
         self._left: set[str] = set()
@@ -156,6 +178,11 @@ class Leases:
                 return None
             self._counts[key] += 1
         return Lease(self, key, self._home())
+
+    def held(self) -> tuple[dict[str, int], dict[str, Sequence[Lease]]]:
+        """Return how many leases there are on each object, and what each holds on to others."""
+        with self._lock:
+            return dict(self._counts), dict(self._companions)
 
     def part_from_companions(self, keys: Iterable[str]) -> None:
         """Let go of what the objects under ``keys`` refer to: they are evicted by hand."""
@@ -220,6 +247,7 @@ class Leases:
             thread, self._thread = self._thread, None
             self._stopped = True
             self._counts.clear()
+            self.notes.clear()
             companions, self._companions = self._companions, {}
             if thread is not None:
                 self._ending = thread
@@ -327,6 +355,7 @@ class Leases:
         if self._counts[key] > 1:
             self._counts[key] -= 1
             return False
+        self.notes.pop(key, None)
         return self._counts.pop(key, 0) > 0
 
     def _is_spared(self, key: str) -> bool:

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames, Usage
     from typing_extensions import Self
 
-__all__ = ["Store", "fetch", "is_in_memory", "leases_of", "seal_of", "store_at"]
+    from proxyexec._leaks import Leaks
+
+__all__ = ["Store", "fetch", "is_in_memory", "leases_of", "note_all", "seal_of", "store_at"]
 
 _log = logging.getLogger("proxyexec")
 
@@ -247,6 +249,8 @@ class Store:
             raise TypeError(f"{obj!r} is never proxied: programs tell it apart with 'is'")
         reference, embedded = self._put(obj)
         lease = self.take(reference.key, leases_of(embedded)) if self.is_owner else None
+        if lease is not None:
+            lease.note(("proxy", None, "", reference.type_name))
         self.start_evicting()
         return cast("T", make_proxy(reference, lease))
 
@@ -266,6 +270,19 @@ class Store:
             self._leases.flush()
             self._check_open()  # the last lease may just have been the one that closes the store
         return self.connector.usage()
+
+    def leaks(self) -> Leaks:
+        """Return what is stored now, as what, since when, and who holds it.
+
+        Nothing is recorded for this, so it takes a moment: tasks, futures and proxies are looked
+        for among all objects of this process.
+
+        Raises:
+            ValueError: the store is owned by another process.
+        """
+        from proxyexec._leaks import leaks_of  # noqa: PLC0415 - few ask
+
+        return leaks_of(self)
 
     def close(self) -> None:
         """Close the connector. In the owning process, all objects go. Closing twice is fine."""
@@ -600,6 +617,13 @@ def seal_of(address: str) -> Seal | None:
 def leases_of(embedded: Iterable[Kept]) -> list[Lease]:
     """Return the leases on what is embedded in an object."""
     return [kept.lease for kept in embedded if kept.lease is not None]
+
+
+def note_all(kept: Iterable[Kept], what: str, name: int | str | None, called: str) -> None:
+    """Note what objects that are held are to a call; see :class:`proxyexec._ownership.Note`."""
+    for one in kept:
+        if one.lease is not None:
+            one.lease.note((what, name, called, one.reference.type_name))
 
 
 def _reopen(

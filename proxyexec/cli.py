@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 import proxyexec
-from proxyexec import _call_cli, _config_cli, _group_cli, _store_cli
+from proxyexec import _call_cli, _config_cli, _group_cli, _store_cli, _top
 
 __all__ = ["main"]
 
@@ -18,6 +18,7 @@ example:
   proxyexec config check pipeline.toml
   proxyexec call call.json result.json
   proxyexec group list file:///shared/groups
+  proxyexec store ls redis://host:6379/0
 
 'proxyexec COMMAND --help' says more of each."""
 
@@ -26,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="proxyexec",
-        description="Check configurations, run what has been written down, and look after stores.",
+        description="Check configurations, run what has been written down, and see what is stored.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = f"proxyexec {proxyexec.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (_call_cli, _config_cli, _group_cli, _store_cli):
+    for room in (_call_cli, _config_cli, _group_cli, _store_cli, _top):
         room.add_to(commands)
     options = parser.parse_args(argv)
     status: int = options.run(options)

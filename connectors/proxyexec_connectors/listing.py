@@ -39,7 +39,7 @@ class StoredSession(NamedTuple):
     """``"session"``; ``"durable"`` for one that belongs to nobody; ``"copies"`` for what a host
     keeps of objects of a Redis server, which goes with the last process that uses it."""
     state: str
-    """Of the owner: ``"alive"``, ``"dead"``, or ``"unknown"``; empty where there is none."""
+    """Whether the owner is ``"alive"``, ``"dead"``, or ``"unknown"``; empty where there is none."""
     host: str | None
     """Where the owner runs, by the name that it gives its host."""
     pid: int | None
@@ -51,7 +51,7 @@ class StoredSession(NamedTuple):
     bytes: int
     """Their size in bytes as stored."""
     idle_bytes: int = 0
-    """Bytes that belong to no object: kept for the next ones, or written for one just now."""
+    """Bytes that belong to no object, as they are kept for the next ones, or being written."""
 
 
 class StoredObject(NamedTuple):

@@ -1,0 +1,206 @@
+"""How ``proxyexec top`` looks: one screen, whatever it shows.
+
+Where the numbers come from is known to sources, ``_top_store`` for one: a source has a method that
+returns a :class:`Screen` of now. Needs ``rich``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from proxyexec._cli_parts import shown
+
+__all__ = ["Rates", "Screen", "ScreenTable", "Source", "Terminal", "View", "size_text"]
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+# Lines that are not rows of a table: an empty one, its title, two for its head, and its caption.
+_LINES_OF_TABLE = 5
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was moved in a second."""
+
+    put_objects: float
+    put_bytes: float
+    evicted_objects: float
+    evicted_bytes: float
+
+
+@dataclass(frozen=True)
+class ScreenTable:
+    """A table of a screen."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: Sequence[str] = ()
+    """Names of columns that are flush right."""
+    share: int = 1
+    """How much of the height it gets, compared with others."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What there is to see."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    """Names and values, for the line below the title."""
+    rates: Rates | None = None
+    """``None`` as long as they are not known."""
+    history: Sequence[float] = ()
+    """Live bytes, at equal intervals, the latest last."""
+    tables: Sequence[ScreenTable] = ()
+    notes: Sequence[str] = ()
+    time: float = field(default_factory=time.time)
+
+
+class Source(Protocol):
+    """What somebody looks at."""
+
+    def screen(self) -> Screen:
+        """Look, and return what there is to see."""
+        ...
+
+    def close(self) -> None:
+        """Look no more."""
+        ...
+
+
+class Terminal(Console):
+    """A console that lets callers end as they do when nobody reads what they write."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+class View:
+    """A screen, made to fit the terminal; a renderable of rich.
+
+    Args:
+        screen: what is shown.
+        fits: whether rows that do not fit the terminal's height are left out.
+    """
+
+    def __init__(self, screen: Screen, *, fits: bool) -> None:
+        self._screen = screen
+        self._fits = fits
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        screen, width = self._screen, options.max_width
+        top: list[RenderableType] = [_headline(screen, width)]
+        top.append(_words(screen.facts))
+        if screen.rates is not None:
+            top.append(_words(_rates_in_words(screen.rates)))
+        if screen.history:
+            top.append(_history(screen.history, width))
+        bottom = [Text(shown(note), style="italic", overflow="ellipsis") for note in screen.notes]
+        height = console.size.height - len(top) - len(bottom)
+        parts = [*top]
+        for table, rows in zip(screen.tables, self._heights(height), strict=True):
+            parts += [Text(), _table(table, rows)]
+        yield Group(*parts, *bottom)
+
+    def _heights(self, height: int) -> list[int]:
+        """How many rows each table may have."""
+        tables = self._screen.tables
+        wanted = [len(table.rows) for table in tables]
+        if not self._fits:
+            return wanted
+        left = max(height - _LINES_OF_TABLE * len(tables), len(tables))
+        given = [0] * len(tables)
+        while left > 0 and given != wanted:
+            # A row to the one that has the least of its share.
+            hungry = [place for place, rows in enumerate(given) if rows < wanted[place]]
+            place = min(hungry, key=lambda one: given[one] / tables[one].share)
+            given[place] += 1
+            left -= 1
+        return given
+
+
+def _headline(screen: Screen, width: int) -> Text:
+    clock = time.strftime("%H:%M:%S", time.localtime(screen.time))
+    title = shown(screen.title)
+    if len(title) > width - len(clock) - 2:
+        title = title[: max(width - len(clock) - 5, 0)] + "..."
+    line = Text(title.ljust(width - len(clock)), style="bold", no_wrap=True)
+    line.append(clock)
+    return line
+
+
+def _words(facts: Sequence[tuple[str, str]]) -> Text:
+    line = Text(overflow="ellipsis", no_wrap=True)
+    for name, value in facts:
+        line.append("   " if line.plain else "")
+        line.append(f"{name} ", style="dim")
+        line.append(shown(value), style="bold")
+    return line
+
+
+def _rates_in_words(rates: Rates) -> list[tuple[str, str]]:
+    def in_words(objects: float, size: float) -> str:
+        return f"{objects:,.1f} objects/s, {size_text(size)}/s"
+
+    return [
+        ("put", in_words(rates.put_objects, rates.put_bytes)),
+        ("evicted", in_words(rates.evicted_objects, rates.evicted_bytes)),
+    ]
+
+
+def _history(values: Sequence[float], width: int) -> Text:
+    line = Text("live bytes ", style="dim", no_wrap=True)
+    most = max(values)
+    end = f" most {size_text(most)}"
+    room = max(width - len(line.plain) - len(end), 10)
+    steps = len(_BARS) - 1
+    bars = [
+        _BARS[0 if value <= 0 else max(1, round(value / most * steps))] for value in values[-room:]
+    ]
+    line.append("".join(bars), style="cyan not dim")
+    line.append(end)
+    return line
+
+
+def _table(table: ScreenTable, rows: int) -> Table:
+    left_out = len(table.rows) - rows
+    drawn = Table(
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        caption=f"{left_out:,} more" if left_out else None,
+        caption_justify="left",
+        expand=True,
+        padding=(0, 1),
+    )
+    for place, name in enumerate(table.head):
+        drawn.add_column(
+            name,
+            justify="right" if name in table.right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if place == 0 else None,
+        )
+    for row in table.rows[:rows]:
+        drawn.add_row(*(Text(shown(cell)) for cell in row))
+    return drawn
+
+
+def size_text(size: float) -> str:
+    """Return a number of bytes as people write it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(size) < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"
