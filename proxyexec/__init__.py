@@ -14,6 +14,7 @@ del _checkout
 
 from proxyexec._executor import StoreExecutor  # noqa: E402 - needs the above
 from proxyexec._future import TaskFuture  # noqa: E402
+from proxyexec._progress import ProgressCounts, progress  # noqa: E402
 from proxyexec._proxy import (  # noqa: E402
     Proxy,
     Reference,
@@ -35,6 +36,7 @@ __all__ = [
     "PickleSerializer",
     "Policy",
     "ProcessPoolExecutor",
+    "ProgressCounts",
     "Proxy",
     "ProxyAlways",
     "ProxyNever",
@@ -52,6 +54,7 @@ __all__ = [
     "is_proxy",
     "is_resolved",
     "own",
+    "progress",
     "reference_of",
     "resolve",
 ]

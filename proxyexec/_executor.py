@@ -39,6 +39,7 @@ from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._parts import PartRules
 from proxyexec._payloads import Serializers
+from proxyexec._progress import MapProgress, ShowProgress
 from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
 from proxyexec._serialize import PickleSerializer
@@ -65,6 +66,10 @@ R = TypeVar("R")
 
 # No process has this id.
 _NOBODY = 0
+
+
+def _unwatched(submit: Callable[..., Any], *, chunked: bool = False) -> Callable[..., Any]:
+    return submit
 
 
 class StoreExecutor(Executor):
@@ -288,6 +293,7 @@ class StoreExecutor(Executor):
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
+        progress: ShowProgress = False,
         **options: Any,
     ) -> Iterator[R]:
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
@@ -311,6 +317,8 @@ class StoreExecutor(Executor):
                 task arrive together, so that no item may wait for another one.
             buffersize: how many tasks may be under way ahead of the results consumed; how many
                 items with ``chunksize="auto"``.
+            progress: whether to show a bar, of tqdm's or rich's, until all tasks have ended; or
+                what to call with a :class:`~proxyexec.ProgressCounts` whenever there is news.
             options: of the base executor, for each task.
 
         Raises:
@@ -318,7 +326,28 @@ class StoreExecutor(Executor):
                 other than ``"auto"``.
             TypeError: ``chunksize`` or ``buffersize`` is not an integer, or the base executor has
                 no such option.
+            MissingExtraError: there is to be a bar, and neither tqdm nor rich is installed.
         """
+        if progress is False or progress is None:
+            return self._map(fn, iterables, timeout, chunksize, buffersize, options)
+        shown = MapProgress(progress, fn, iterables, draws_all=buffersize is None)
+        return shown.of(
+            lambda drawn: self._map(
+                fn, drawn, timeout, chunksize, buffersize, options, shown.watching
+            )
+        )
+
+    def _map(
+        self,
+        fn: Callable[..., R],
+        iterables: Sequence[Iterable[Any]],
+        timeout: float | None,
+        chunksize: int | Literal["auto"],
+        buffersize: int | None,
+        options: dict[str, Any],
+        watching: Callable[..., Any] = _unwatched,
+    ) -> Iterator[R]:
+        """Do what :meth:`map` does; calls go by what ``watching`` makes of what submits them."""
         if options:
             unknown = ", ".join(map(repr, sorted(options.keys() - self._options)))
             if unknown:
@@ -326,18 +355,16 @@ class StoreExecutor(Executor):
             executor = self._with_options(options)
             if executor._base.merges:  # each call may be one task with another
                 return results(
-                    lambda item: executor._submit_with_options(fn, item, {}),
+                    watching(lambda item: executor._submit_with_options(fn, item, {})),
                     iterables,
                     timeout,
                     buffersize,
                     self._store.quota,
                 )
-            return executor.map(
-                fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
-            )
+            return executor._map(fn, iterables, timeout, chunksize, buffersize, {}, watching)
         size = _checked_chunksize(chunksize) if self._crosses else 1
         if self._group is not None:  # each item is a call that is written down
-            submit_one = functools.partial(_submit_item, self.submit, fn)
+            submit_one = watching(functools.partial(_submit_item, self.submit, fn))
             return results(submit_one, iterables, timeout, buffersize)
         quota = None if self._never else self._store.quota
         given = None
@@ -351,6 +378,7 @@ class StoreExecutor(Executor):
             function = MappedFunction(fn, self._tasks, kind, may_change=may_change)
         # By way of submit(), which subclasses may have changed.
         submit: Callable[..., Any] = functools.partial(_submit_item, self.submit, function)
+        submit = watching(submit, chunked=size != 1)
         if size is None:
             return automatic_results(
                 submit, iterables, timeout, buffersize, self._tasks, self._workers, given

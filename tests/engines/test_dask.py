@@ -429,6 +429,22 @@ class Slow:
         return int, (1,)
 
 
+def test_progress_counts_calls_that_are_one_task(executor, tmp_path):
+    for options in ({"pure": True}, {"pure": False}, {"retries": 1}):
+        counts, closed = [], threading.Event()
+
+        def show(one, counts=counts, closed=closed):
+            counts.append(one)
+            if one.closed:
+                closed.set()
+
+        results = executor.map(functions.add, [1, 2, 1, 2, 1], [5] * 5, progress=show, **options)
+        assert list(results) == [6, 7, 6, 7, 6]
+        assert closed.wait(60)
+        last = counts[-1]
+        assert (last.ended, last.failed, last.cancelled, last.total) == (5, 0, 0, 5)
+
+
 def test_calls_with_keys_do_not_wait_for_each_other(executor, tmp_path):
     notes, begun, go_on = tmp_path / "notes", threading.Event(), threading.Event()
     with concurrent.futures.ThreadPoolExecutor() as threads:
