@@ -11,72 +11,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
+from proxyexec._events import Ran, Sent, moved
 from proxyexec._future import Deferred, TaskFuture
-from proxyexec._proxy import Kept, Reference, make_proxy
-from proxyexec._store import is_in_memory, leases_of, store_at
-from proxyexec._task import (
-    HEAVIEST_BYTES,
-    ChunkOutcome,
-    ChunkTask,
-    Failed,
-    Task,
-    TimedChunkTask,
-    TimedOutcome,
-    chunk_key,
-    unpacked_error,
-    weight_of,
-)
-from proxyexec.errors import ArrivalError, ConnectorUnavailableError
+from proxyexec._mapped import MappedFunction
+from proxyexec._opening import open_outcome
+from proxyexec._ownership import Lease
+from proxyexec._record import Measured
+from proxyexec._store import is_in_memory, leases_of
+from proxyexec._task import ChunkOutcome, Task, TimedOutcome
+from proxyexec.errors import ArrivalError, ConnectorUnavailableError, name_of
 
 if TYPE_CHECKING:
-    from proxyexec_connectors.protocol import Frames
-
-    from proxyexec._ownership import Lease
+    from proxyexec._events import Moving, State
+    from proxyexec._proxy import Kept
     from proxyexec._quota import Quota
+    from proxyexec._record import Report
     from proxyexec._tasks import Tasks
 
-__all__ = ["Call", "ChunkCall", "MappedFunction", "PassedCall", "TimedChunkCall", "plain"]
-
-
-class MappedFunction:
-    """A callable for all tasks of one ``map``; what it carries is stored once.
-
-    Where it may change while items are drawn, it is packed for each task, as the standard library
-    does. What has not changed is found again by its content, and held until the map has ended.
-
-    Args:
-        function: the callable.
-        tasks: the executor's.
-        kind: the class of its calls.
-        may_change: whether code of others runs between one task and the next.
-    """
-
-    takes_parts = True
-
-    def __init__(self, function: Any, tasks: Tasks, kind: type[Call], *, may_change: bool) -> None:
-        self.function = function
-        self.kind = kind
-        self._may_change = may_change
-        self._store = tasks.store
-        self._packed: Packed | None = None
-
-    def pack(self, context: Context, *, crossing: bool) -> Packed:
-        """Make it ready to travel once more."""
-        if self._packed is not None and not self._may_change:
-            return self._packed
-        # Let go of what was packed before only then, so that it is found.
-        self._packed = context.pack_function(self.function, self, crossing=crossing)
-        return self._packed
-
-    def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
-        """Store an object; see :class:`proxyexec._context.Keeper`."""
-        return self._store.hold(obj, frames, embedded, dedupe=True)
-
-    keep_part = keep
+__all__ = ["Call", "PassedCall"]
 
 
 class Call:
@@ -90,8 +47,11 @@ class Call:
         "_lent_to",
         "_opened",
         "_packed",
+        "_report",
+        "_sent",
         "_tasks",
         "key",
+        "since",
     )
 
     kind: ClassVar[type[Task]] = Task
@@ -99,6 +59,11 @@ class Call:
 
     late: ClassVar[bool] = False
     """Whether it may be made after the executor was shut down."""
+
+    @property
+    def length(self) -> int:
+        """How many calls it is."""
+        return 1
 
     def __init__(self, tasks: Tasks, context: Context, crosses: bool, function: Any) -> None:
         # Its name only: what has been called is not kept alive.
@@ -114,6 +79,11 @@ class Call:
         self._opened: tuple[Any, BaseException | None] | None = None
         # Calls that are handed this one's result so, and have to hold it once it is there.
         self._lent_to: list[Call] | None = None
+        # What was measured of what was sent, and by the worker.
+        self._sent: list[tuple[Moving, int | str | None, Sent]] | None = None
+        self._report: Report | None = None
+        self.since: float | None = None
+        """When the base executor was given it."""
         self.key = context.store.new_key()
         tasks.add(self)
 
@@ -124,9 +94,10 @@ class Call:
     def pack_function(self, function: Any) -> Any:
         """Make the callable ready to travel."""
         if type(function) is MappedFunction:
-            return self._take(function.pack(self._context, crossing=self._crosses))
-        packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
-        return self._take(packed)
+            packed = function.pack(self._context, crossing=self._crosses)
+        else:
+            packed = self._context.pack_function(function, self._tasks, crossing=self._crosses)
+        return self._take(packed, "function", None)
 
     def pack(self, obj: Any, name: int | str, *, later: bool = False) -> Any:
         """Make an argument ready to travel, and hold what it needs until the task has ended.
@@ -141,17 +112,20 @@ class Call:
         if packed is not None and id(obj) in packed:
             return packed[id(obj)][1]
         if context.passes(obj) and not (later and context.may_change(obj)):
+            if self._tasks.measures.every:
+                self._note("argument", name, context.glanced_at(obj))
             return obj
         if packed is None:
             packed = self._packed = {}
         value = obj._peek() if type(obj) is TaskFuture else obj
         borrowed = self._borrowed(value) if type(value) is Deferred else None
         if borrowed is not None:
-            travels = self._take(context.refer(borrowed))
+            travels = self._take(context.refer(borrowed), "argument", name)
         else:
             value = value.get() if type(value) is Deferred else value
             what = f"argument {name!r} of {self._called}"
-            travels = self._take(context.pack(value, self._tasks, what, crossing=self._crosses))
+            ready = context.pack(value, self._tasks, what, crossing=self._crosses)
+            travels = self._take(ready, "argument", name)
         packed[id(obj)] = obj, travels
         return travels
 
@@ -224,6 +198,9 @@ class Call:
         """Return the result that an outcome stands for; see :class:`proxyexec._future.Call`."""
         if type(outcome) not in _SEALED:
             return outcome
+        if type(outcome) is Measured:
+            self._report = outcome.report
+            outcome = outcome.outcome
         opened = self._opened
         if opened is None:
             try:
@@ -265,11 +242,68 @@ class Call:
             if broken:
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
+        self._measure(error)
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
             del held  # which releases the leases, unless others hold them
         self._tasks.discard(self)
+
+    def _measure(self, error: BaseException | None) -> None:
+        """Count what there is to count, now that the task has ended."""
+        measures, report = self._tasks.measures, self._report
+        ended = clock()
+        seconds = None if self.since is None else ended - self.since
+        measures.end(seconds, self.length, error, report)
+        live = self._context.store.live
+        if live is not None:
+            if report is not None:
+                live.touch([key for key, *_ in report.resolved])
+            if self._held and (error is not None or (report is not None and report.more)):
+                # What it has fetched is not known.
+                live.touch([one.key for one in self._held if type(one) is Lease])
+        if measures.observed and (measures.every or self._sent or report is not None):
+            ran = self.ran(error, ended)
+            for one in ran.moved:
+                if one.what == "result":  # of others they have been told
+                    measures.tell(one)
+            for fetched in ran.resolved:
+                measures.tell(fetched)
+            measures.tell(ran)
+
+    def ran(self, error: BaseException | None, ended: float) -> Ran:
+        """Say what was measured of the task, which has ended."""
+        report, policy = self._report, self._context.policy
+        sent: list[tuple[Moving, int | str | None, Sent]] = [*(self._sent or ())]
+        run_s = unpack_s = pack_s = 0.0
+        if report is not None:
+            sent += [("result", None, one) for one in report.sent]
+            run_s, unpack_s, pack_s = report.run_s, report.unpack_s, report.pack_s
+        since = ended if self.since is None else self.since
+        state: State = "done" if error is None else "failed"
+        if isinstance(error, CancelledError):
+            state = "cancelled"
+        return Ran(
+            max(0.0, ended - since - run_s - unpack_s - pack_s),
+            None if report is None else run_s,
+            unpack_s,
+            pack_s,
+            self.key,
+            self._called,
+            self.length,
+            state,
+            "" if error is None else name_of(type(error)),
+            since,
+            ended,
+            None if report is None else report.started or None,
+            "" if report is None else report.worker,
+            tuple(
+                event
+                for what, name, one in sent
+                for event in moved(what, name, one, policy, self.key)
+            ),
+            () if report is None else report.events(self.key),
+        )
 
     def _borrowed(self, result: Deferred) -> Kept | None:
         if self._crosses and is_in_memory(result.reference):
@@ -283,11 +317,23 @@ class Call:
     def _is_from_worker(self, error: BaseException) -> bool:
         return not self._crosses or type(error.__cause__).__name__.endswith("RemoteTraceback")
 
-    def _take(self, packed: Packed) -> Any:
+    def _take(self, packed: Packed, what: Moving, name: int | str | None) -> Any:
         """Hold what a packed object refers to, and return what travels."""
         if packed.embedded:
             self._hold(leases_of(packed.embedded))
+        if packed.sent is not None:
+            self._tasks.measures.send(packed.sent)
+            self._note(what, name, packed.sent)
         return packed.travels
+
+    def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
+        if self._sent is None:
+            self._sent = []
+        self._sent.append((what, name, sent))
+        measures = self._tasks.measures
+        if measures.observed:
+            for event in moved(what, name, sent, self._context.policy, self.key):
+                measures.tell(event)
 
     def _hold(self, objects: Sequence[Any]) -> None:
         if self._held is None:
@@ -295,53 +341,7 @@ class Call:
         self._held.extend(objects)
 
     def _open(self, outcome: Any, key: str) -> Any:
-        return self._open_one(outcome, key)
-
-    def _open_one(self, outcome: Any, key: str) -> Any:
-        if type(outcome) is Inline:
-            leases = self._leases_on(outcome.embedded, key)
-            try:
-                return self._context.unpack(outcome, self._what)  # proxies in it join the leases
-            finally:
-                del leases
-        if type(outcome) is not Stored:
-            return outcome
-        reference = outcome.reference
-        store = store_at(reference.address)
-        companions = self._leases_on(outcome.embedded, key)
-        if not self._tasks.ownership:
-            store.spare(reference.key)
-        lease = store.join(reference.key)
-        if lease is None and reference.key == key:
-            store.count(reference)
-            if self._tasks.ownership:
-                lease = store.take(key, companions)
-                store.start_evicting()
-        if self._context.lazy:
-            return make_proxy(reference, lease)
-        return Deferred(store, reference, lease, self._what)
-
-    @property
-    def _what(self) -> str:
-        """What a result is to the caller, for messages."""
-        return f"the result of {self._called}"
-
-    def _leases_on(self, references: Sequence[Reference], key: str) -> list[Lease]:
-        """Hold what the result under ``key`` refers to: parts of it, and what it was given."""
-        leases = []
-        for reference in references:
-            store = store_at(reference.address)
-            if not self._tasks.ownership:
-                store.spare(reference.key)
-            lease = store.join(reference.key)
-            if lease is None and reference.key.startswith(f"{key}+"):
-                store.count(reference)
-                if self._tasks.ownership:
-                    lease = store.take(reference.key)
-                    store.start_evicting()
-            if lease is not None:
-                leases.append(lease)
-        return leases
+        return open_outcome(outcome, key, self._context, self._called, owns=self._tasks.ownership)
 
     def _keys(self, *, parts: bool = True) -> list[str]:
         """All keys that a worker may have stored a result under, and its parts."""
@@ -353,113 +353,17 @@ class Call:
         return [key, *(part_key(key, number) for number in range(number_of_parts))]
 
 
-class ChunkCall(Call):
-    """Several calls that travel together; its outcome is a list of theirs."""
-
-    __slots__ = ("_length",)
-
-    kind = ChunkTask
-
-    def __init__(
-        self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
-    ) -> None:
-        super().__init__(tasks, context, crosses, function)
-        self._length = length
-
-    def values(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Iterator[tuple[int | str, Any]]:
-        for one in args:
-            yield from enumerate(one)
-
-    def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[Sequence[Any], dict[str, Any]]:
-        return [
-            tuple(self.pack(value, place) for place, value in enumerate(one)) for one in args
-        ], kwargs
-
-    def _open(self, outcome: Any, key: str) -> Any:
-        return [self._open_one(one, chunk_key(key, number)) for number, one in enumerate(outcome)]
-
-    def _keys(self, *, parts: bool = True) -> list[str]:
-        return [
-            key
-            for number in range(self._length)
-            for key in self._keys_of_result(chunk_key(self.key, number), parts=parts)
-        ]
-
-
-class TimedChunkCall(ChunkCall):
-    """Several calls that travel together, each as if it were alone.
-
-    Its outcome is a :class:`TimedOutcome`. Not all of the calls need to have been made.
-    """
-
-    __slots__ = ("_unsent",)
-
-    kind = TimedChunkTask
-    late = True  # the map is announced; see proxyexec._chunks
-
-    def __init__(
-        self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
-    ) -> None:
-        super().__init__(tasks, context, crosses, function, length)
-        # By number, why calls could not be sent.
-        self._unsent: dict[int, Exception] = {}
-
-    def pack_all(
-        self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> tuple[Sequence[Any], dict[str, Any]]:
-        chunk: list[tuple[Any, ...]] = []
-        weight = 0
-        quota = self.quota
-        before = None if quota is None else quota.counted_here()
-        for number, one in enumerate(args):
-            try:
-                # What may change is serialized now: in one message, it would be one object.
-                travels = tuple(
-                    self.pack(value, place, later=True) for place, value in enumerate(one)
-                )
-            except Exception as error:  # noqa: BLE001 - this call's, not the others'
-                self._unsent[number] = error
-                travels = (_UNSENT,)
-            chunk.append(travels)
-            weight += sum(map(weight_of, travels))
-            # What is stored takes room, and there is to be some for the next item.
-            if weight > HEAVIEST_BYTES or (quota is not None and quota.counted_here() != before):
-                break  # the rest will be sent again
-        return chunk, kwargs
-
-    def _open(self, outcome: Any, key: str) -> Any:
-        results = outcome.results
-        if self._unsent or not _PACKED.isdisjoint(map(type, results)):
-            results = [self._open_if_any(one, key, number) for number, one in enumerate(results)]
-        return TimedOutcome(results, outcome.seconds)
-
-    def _open_if_any(self, result: Any, key: str, number: int) -> Any:
-        if number in self._unsent:
-            return Failed(self._unsent[number])
-        key = chunk_key(key, number)
-        if type(result) is Failed:
-            # A worker that lives has removed the parts of what it could not deliver.
-            self._context.store.evict_soon(self._keys_of_result(key, parts=False))
-            return Failed(unpacked_error(result.error, self._context.errors(), self._called))
-        try:
-            return self._open_one(result, key)
-        except Exception as error:  # noqa: BLE001 - it is raised in its turn
-            return Failed(error)
-
-
 class PassedCall:
     """One call that passed untouched: there is nothing to open, evict or release."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_length", "_tasks", "since")
 
     late: ClassVar[bool] = False
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, length: int = 1) -> None:
         self._tasks = tasks
+        self._length = length
+        self.since: float | None = None
         tasks.add(self)
 
     @property
@@ -470,19 +374,10 @@ class PassedCall:
         return outcome
 
     def end(self, error: BaseException | None = None) -> None:
+        seconds = None if self.since is None else clock() - self.since
+        self._tasks.measures.end(seconds, self._length, error, None)
         self._tasks.discard(self)
 
 
-def plain(function: Any) -> Any:
-    """Return the callable itself."""
-    return function.function if type(function) is MappedFunction else function
-
-
 # Types of outcomes that stand for something else.
-_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome})
-
-# Types of results that stand for something else, or for none.
-_PACKED = frozenset({Inline, Stored, Failed})
-
-# Travels in place of the arguments of a call that cannot be sent; cannot be unpacked.
-_UNSENT = Inline(b"")
+_SEALED = frozenset({Inline, Stored, ChunkOutcome, TimedOutcome, Measured})

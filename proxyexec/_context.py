@@ -13,6 +13,7 @@ import contextlib
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from proxyexec_connectors._layout import pieces, split
 
 from proxyexec._carried import FUNCTIONS, callable_name, carried_by
+from proxyexec._contents import likeness_of
+from proxyexec._events import Sent
 from proxyexec._parts import PartRules, TakenParts
 from proxyexec._proxy import (
     Embedded,
@@ -33,8 +36,9 @@ from proxyexec._proxy import (
     make_proxy,
     reference_of,
 )
+from proxyexec._record import here
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
-from proxyexec._sizes import container_bound, size_bound
+from proxyexec._sizes import container_bound, data_size, size_bound
 from proxyexec._store import Store, fetch, is_in_memory, seal_of, store_at
 from proxyexec._types import find_function
 from proxyexec.errors import (
@@ -43,8 +47,9 @@ from proxyexec.errors import (
     SerializationError,
     StoreFullError,
     arrival_error,
+    name_of,
 )
-from proxyexec.policy import Policy, ProxyNever, ShouldProxy, is_proxied
+from proxyexec.policy import Policy, ProxyNever, ShouldProxy, dismissal_of, is_proxied
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
@@ -105,6 +110,8 @@ class Packed(NamedTuple):
     """What is sent: :class:`Stored`, :class:`Inline`, or the object."""
     embedded: Sequence[Kept] = ()
     """What that refers to: needed for as long as it is."""
+    sent: Sent | None = None
+    """What was measured."""
 
 
 class Keeper(Protocol):
@@ -112,6 +119,11 @@ class Keeper(Protocol):
 
     takes_parts: bool
     """Whether parts of objects may be stored by themselves."""
+
+    @property
+    def every(self) -> bool:
+        """Whether somebody wants to know everything of what is sent."""
+        ...
 
     def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
         """Store an object, which ``frames`` represent, and all of what it refers to."""
@@ -173,6 +185,14 @@ class Context(NamedTuple):
         policy = self.policy
         return isinstance(policy, Policy) and policy.dismisses(obj, bound)
 
+    def glanced_at(self, obj: Any) -> Sent:
+        """Say what there is to say of an object that passes."""
+        bound = size_bound(obj)
+        bound = container_bound(obj) if bound is None else bound
+        size = data_size(obj) or 0 if bound is None else bound
+        why = dismissal_of(self.policy, obj, size)
+        return Sent(_kind_of(obj), size, "inline", False, 0.0, 0.0, (), why)
+
     def pack(self, obj: Any, keeper: Keeper, what: str, *, crossing: bool) -> Packed:
         """Make an object ready to travel.
 
@@ -223,19 +243,24 @@ class Context(NamedTuple):
         with embedding() as embedded:
             frames = candidate.frames
             if frames_size(frames) >= LARGE_FUNCTION and is_proxied(self.policy, candidate):
-                kept = kept_by(keeper, function, frames, embedded, what)
-                return self.refer(kept, embedded.addresses)
-        return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
+                return self._stored(candidate, keeper, embedded)
+        return self._inline(candidate, keeper, embedded)
 
-    def refer(self, kept: Kept, addresses: Iterable[str] = ()) -> Packed:
+    def refer(self, kept: Kept, addresses: Iterable[str] = (), sent: Sent | None = None) -> Packed:
         """Make a reference to a stored object ready to travel.
 
         Args:
             kept: the object.
             addresses: of the stores that the object refers to, or into, if that is known.
+            sent: what was measured, if it has just been stored.
         """
         reference = kept.reference
-        return Packed(Stored(reference, (), self._seals((*addresses, reference.address))), [kept])
+        if sent is None:
+            kind = reference.type_name.replace(":", ".").removeprefix("builtins.")
+            why = "it is stored already"
+            sent = Sent(kind, reference.size, "reference", True, 0.0, 0.0, (), why, reference.key)
+        travels = Stored(reference, (), self._seals((*addresses, reference.address)))
+        return Packed(travels, [kept], sent)
 
     def unpack(self, travelled: Any, what: str) -> Any:
         """Turn what has travelled into what a function is to get.
@@ -292,15 +317,20 @@ class Context(NamedTuple):
         """
         if not _delivers:
             return None
+        record = here.record
         if self.passes(result) and (alone or not self.may_change(result)):
+            if record is not None and record.every:
+                record.send(self.glanced_at(result))
             return result
-        keeper = ResultKeeper(self, key)
+        keeper = ResultKeeper(self, key, every=record is not None and record.every)
         try:
             packed = self.pack(result, keeper, what(), crossing=os.getpid() != self.client)
         except BaseException:
             keeper.evict_parts()
             raise
-        travels, embedded = packed
+        travels, embedded, sent = packed
+        if record is not None and sent is not None:
+            record.send(sent)
         if type(travels) is Inline and embedded:
             travels.embedded = tuple(kept.reference for kept in embedded)
         elif type(travels) is Stored and keeper.embedded:
@@ -316,16 +346,26 @@ class Context(NamedTuple):
             if proxied:
                 candidate.keep_whole()
             elif type(obj) in _ATOMS or not (crossing or candidate.has_parts):
-                return Packed(obj)
+                return Packed(obj, (), as_it_is(candidate))
         except SerializationError:
             if crossing:
                 raise
-            return Packed(obj)  # a lock, say: threads can pass it on as it is
+            # A lock, say: threads can pass it on as it is.
+            return Packed(obj, (), as_it_is(candidate))
+        return (self._stored if proxied else self._inline)(candidate, keeper, embedded)
+
+    def _stored(self, candidate: Candidate, keeper: Keeper, embedded: Embedded) -> Packed:
         frames = candidate.frames
-        if proxied:
-            kept = kept_by(keeper, obj, frames, embedded, candidate.what)
-            return self.refer(kept, embedded.addresses)
-        return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
+        start = time.perf_counter()
+        kept = kept_by(keeper, candidate.obj, frames, embedded, candidate.what)
+        seconds = time.perf_counter() - start
+        sent = sent_in_frames(candidate, keeper, kept, seconds)
+        return self.refer(kept, embedded.addresses, sent)
+
+    def _inline(self, candidate: Candidate, keeper: Keeper, embedded: Embedded) -> Packed:
+        sent = sent_in_frames(candidate, keeper)
+        travels = Inline(joined(candidate.frames), seals=self._seals(embedded.addresses))
+        return Packed(travels, embedded, sent)
 
     def _seals(self, addresses: Iterable[str]) -> tuple[Seal, ...]:
         """The seals of stores that the other side may not have been handed."""
@@ -356,7 +396,8 @@ class ResultKeeper:
     and it can evict all that there may be.
     """
 
-    def __init__(self, context: Context, key: str) -> None:
+    def __init__(self, context: Context, key: str, *, every: bool) -> None:
+        self.every = every
         self.takes_parts = context.lazy  # or it would be fetched in pieces, for nothing
         self.embedded: tuple[Reference, ...] = ()
         """What the stored result refers to."""
@@ -400,6 +441,40 @@ def kept_by(keeper: Keeper, obj: Any, frames: Frames, embedded: Sequence[Kept], 
         return keeper.keep(obj, frames, embedded)
     except StoreFullError as error:
         raise error.about(what) from error.__cause__
+
+
+def sent_in_frames(
+    candidate: Candidate, keeper: Keeper, kept: Kept | None = None, seconds: float = 0.0
+) -> Sent:
+    """Say what is to be said of an object that was serialized, and stored if it is kept."""
+    size = candidate.size  # for which it is serialized, at the latest
+    parts: tuple[Sent, ...] = tuple(getattr(candidate.parts, "sent", ()))
+    own = candidate.seconds - sum(part.serialize_s + part.put_s for part in parts)
+    return Sent(
+        _kind_of(candidate.obj),
+        size,
+        "inline" if kept is None else "found" if kept.found else "store",
+        True,
+        max(own, 0.0),
+        seconds,
+        tuple(candidate.answers),
+        "",
+        "" if kept is None else kept.reference.key,
+        likeness_of(candidate.frames) if keeper.every else "",
+        parts,
+    )
+
+
+def as_it_is(candidate: Candidate) -> Sent:
+    """Say what is to be said of an object that a thread is given as it is."""
+    obj = candidate.obj
+    size = candidate.size if candidate.is_serialized else data_size(obj) or 0
+    answers = tuple(candidate.answers)
+    return Sent(_kind_of(obj), size, "inline", False, candidate.seconds, 0.0, answers)
+
+
+def _kind_of(obj: Any) -> str:
+    return name_of(type(obj)).removeprefix("builtins.")
 
 
 def _is_unchanged(reference: Reference, candidate: Candidate) -> bool:

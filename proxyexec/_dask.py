@@ -31,6 +31,7 @@ from distributed.client import done_callback
 from distributed.protocol import pickle
 
 from proxyexec._proxy import is_proxy, reference_of
+from proxyexec._record import bare
 from proxyexec._task import Task
 
 if TYPE_CHECKING:
@@ -579,6 +580,7 @@ def _told(value: Any) -> Any:
 def _run(blob: bytes, *outcomes: Any) -> Any:
     """Make a call in a worker; ``outcomes`` are those of the calls that it waited for."""
     task, args, kwargs = _pickle.loads(blob)
+    outcomes = tuple(map(bare, outcomes))
     args = [outcomes[one.number] if type(one) is _Awaited else one for one in args]
     kwargs = {
         name: outcomes[one.number] if type(one) is _Awaited else one for name, one in kwargs.items()

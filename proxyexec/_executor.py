@@ -14,6 +14,7 @@ import itertools
 import operator
 import os
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,19 +25,14 @@ from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
 from proxyexec._adapters import Base, adapt, forget_pending
-from proxyexec._call import (
-    Call,
-    ChunkCall,
-    MappedFunction,
-    PassedCall,
-    TimedChunkCall,
-    plain,
-)
+from proxyexec._call import Call, PassedCall
+from proxyexec._chunk_call import ChunkCall, TimedChunkCall
 from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
 from proxyexec._foreign import in_a_thread
 from proxyexec._future import TaskFuture, failed_future, future_of
 from proxyexec._map import are_at_hand, chunked_results, results
+from proxyexec._mapped import MappedFunction, plain
 from proxyexec._parts import PartRules
 from proxyexec._payloads import Serializers
 from proxyexec._progress import MapProgress, ShowProgress
@@ -48,7 +44,7 @@ from proxyexec._strategy_context import StrategyContext, have_read
 from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
-from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy
+from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy, attach
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
@@ -56,6 +52,7 @@ if TYPE_CHECKING:
 
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
+    from proxyexec._measures import Measures
 
     P = ParamSpec("P")
 
@@ -215,6 +212,7 @@ class StoreExecutor(Executor):
             cancels_before_start=base.like_pools or not base.crosses,
         )
         weakref.finalize(self, self._tasks.no_more).atexit = False
+        attach(policy, self)
 
     def _set_up_group(self, store: GroupStore) -> None:
         from proxyexec._group_calls import GroupCalls  # noqa: PLC0415 - most have none
@@ -230,6 +228,10 @@ class StoreExecutor(Executor):
     def store(self) -> Store:
         """Where this executor keeps objects."""
         return self._store
+
+    @property
+    def _measures(self) -> Measures:
+        return self._tasks.measures
 
     # Type checkers look at arguments as they do for the standard library, and let futures stand for
     # the first or second of them.
@@ -278,7 +280,8 @@ class StoreExecutor(Executor):
         # Most calls are small: see at a glance that there is nothing to pack.
         passes = context.passes
         if (
-            all(map(passes, args))
+            not self._tasks.measures.every
+            and all(map(passes, args))
             and (not kwargs or all(map(passes, kwargs.values())))
             and context.travels_by_name(fn)
         ):
@@ -527,7 +530,8 @@ class StoreExecutor(Executor):
             return self._submit(call, function, args, {})
         values = list(itertools.chain.from_iterable(args))
         if function.kind is ChunkCall and self._never and not self._needs_care(plainly, values, {}):
-            return self._start(PassedCall(self._tasks), _ApplyAll(plainly), args, {})
+            passed = PassedCall(self._tasks, len(args))
+            return self._start(passed, _ApplyAll(plainly), args, {})
         call = function.kind(self._tasks, context, self._crosses, plainly, len(args))
         return self._submit(call, function, args, {}, passes=context.atoms_pass(values))
 
@@ -565,6 +569,7 @@ class StoreExecutor(Executor):
                 return failed_future(error)
             raise
         task = call.kind(plain(function), travels, self._context, self._blob, call.key)
+        task.every = self._tasks.measures.every
         if not futures:
             call.seal()
             return self._start(call, task, args, kwargs)
@@ -574,6 +579,7 @@ class StoreExecutor(Executor):
             with contextlib.nullcontext() if quota is None else quota.unbounded():
                 packed_args, packed_kwargs = call.pack_all(args, kwargs)
             call.seal()
+            call.since = time.perf_counter()
             return self._submit_to_base(task, *packed_args, **packed_kwargs)
 
         return future_after(futures, call, launch, self._tasks)
@@ -608,6 +614,7 @@ class StoreExecutor(Executor):
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
+        call.since = time.perf_counter()
         try:
             base = self._submit_to_base(fn, *args, **kwargs)
         except BaseException as error:

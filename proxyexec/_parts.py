@@ -17,11 +17,13 @@ from __future__ import annotations
 import copyreg
 import enum
 import functools
+import time
 import types
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from proxyexec._events import Sent
 from proxyexec._picklers import Parts
 from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
 from proxyexec._serialize import Candidate, Serializer
@@ -118,6 +120,8 @@ class TakenParts(Parts):
         self._arrive = arrive
         self._what = what
         self._only = None if only is None else {id(one): one for one in only}
+        self.sent: list[Sent] = []
+        """What was measured of them."""
         # By identity; the objects are kept alive, so that no other gets their number.
         self._taken: dict[int, tuple[Any, Any]] = {}
         self._left: dict[int, Any] = {}
@@ -192,13 +196,31 @@ class TakenParts(Parts):
                 frames = candidate.frames
             except SerializationError:  # as a part of the whole it may do, with cloudpickle
                 return None
+            start = time.perf_counter()
             try:
                 kept = self._keep(obj, frames, inside)
             except StoreFullError as error:
                 raise error.about(candidate.what) from error.__cause__
         if kept is None:
             self.leave(obj)
+        else:
+            self._note(candidate, kept, time.perf_counter() - start)
         return kept
+
+    def _note(self, candidate: Candidate, kept: Kept, seconds: float) -> None:
+        self.sent.append(
+            Sent(
+                name_of(type(candidate.obj)).removeprefix("builtins."),
+                kept.reference.size,
+                "found" if kept.found else "store",
+                True,
+                candidate.seconds,
+                seconds,
+                tuple(candidate.answers),
+                "",
+                kept.reference.key,
+            )
+        )
 
     def _leave_structure(self, reduced: tuple[Any, ...], *, of_function: bool) -> None:
         """Leave the tuples and dicts that pickle needs as such, but not what is in them."""

@@ -240,6 +240,8 @@ class Kept(NamedTuple):
 
     reference: Reference
     lease: Lease | None
+    found: bool = False
+    """Whether it was there before it was to be stored."""
 
 
 def keep(proxy: Proxy) -> Kept:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import pickle
 import struct
+import time
 from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -180,7 +181,7 @@ class Candidate:
         parts: takes out what is to travel by itself; what is left is the candidate.
     """
 
-    __slots__ = ("_frames", "obj", "parts", "serializer", "what")
+    __slots__ = ("_frames", "answers", "obj", "parts", "seconds", "serializer", "what")
 
     def __init__(
         self,
@@ -193,7 +194,16 @@ class Candidate:
         self.serializer = serializer
         self.what = what
         self.parts = parts
+        self.answers: list[bool] = []
+        """What the terms of a policy have said of it."""
+        self.seconds = 0.0
+        """How long it took to serialize."""
         self._frames: Frames | None = None
+
+    @property
+    def is_serialized(self) -> bool:
+        """Whether its frames are there."""
+        return self._frames is not None
 
     @property
     def frames(self) -> Frames:
@@ -206,10 +216,12 @@ class Candidate:
             return self._frames
         # Only serializers that take parts out are given any.
         dumps: Any = self.serializer.dumps
+        start = time.perf_counter()
         try:
             frames: Frames = dumps(self.obj, *(() if self.parts is None else (self.parts,)))
         except SerializationError as error:
             raise error.about(self.what) from error.__cause__
+        self.seconds = time.perf_counter() - start
         self._frames = frames
         return frames
 

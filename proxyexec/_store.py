@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -26,9 +27,11 @@ import proxyexec_connectors
 from proxyexec._cache import FrameCache
 from proxyexec._contents import Content, Contents, are_equal
 from proxyexec._integrity import Seal, handed_seal, untouched, verified
+from proxyexec._live import Live
 from proxyexec._ownership import Lease, Leases
 from proxyexec._proxy import Kept, Reference, embedding, is_proxy, make_proxy, reference_of
 from proxyexec._quota import Quota
+from proxyexec._record import here
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
 from proxyexec._types import NEVER_PROXIED, describe
@@ -104,6 +107,7 @@ class Store:
             seal = None
         serializer = serializer or PickleSerializer()
         self._set_up(name, connector, serializer, parse_size(cache_bytes), seal, quota)
+        self.live: Live | None = Live()
         self._contents: Contents | None = Contents(
             untouched(connector.url, seal, connector.get), ahead=is_remote
         )
@@ -134,6 +138,7 @@ class Store:
         self.quota = quota
         self._contents = None
         self._leases = None
+        self.live = None
         self._closed = False
         # Executors that use this store; adding and taking away are atomic.
         self._users: set[int] = set()
@@ -214,9 +219,13 @@ class Store:
             ObjectMissingError: the object is not there, and no default was given.
             IntegrityError: what is there is not what was stored, or this process cannot tell.
         """
+        start = time.perf_counter()
         frames = self.fetch(_checked(reference))
         if frames is not None:
-            return self.serializer.loads(frames)
+            arrived = time.perf_counter()
+            obj = self.serializer.loads(frames)
+            self._note(reference, arrived - start, time.perf_counter() - arrived)
+            return obj
         if default is _RAISE:
             raise ObjectMissingError(reference.key, self.connector.url)
         return default
@@ -266,6 +275,8 @@ class Store:
         if self._leases is not None:
             self._leases.stop()
         self.connector.close()
+        if self.live is not None:
+            self.live.clear()
 
     # For proxies and executors; not part of the public interface.
 
@@ -356,6 +367,8 @@ class Store:
                 digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
         except ConnectorFullError as error:
             raise StoreFullError(_what(obj), error.url, error.needed, error.free) from error
+        if self.live is not None:
+            self.live.add(key, frames_size(frames))
         type_name, methods = describe(type(obj))
         return Reference(self.address, key, type_name, frames_size(frames), methods, digest)
 
@@ -403,7 +416,9 @@ class Store:
             self._leases.evict(keys, twice=twice)
 
     def count(self, reference: Reference) -> None:
-        """Count an object, which a worker has stored, towards the quota."""
+        """Count an object, which a worker has stored."""
+        if self.live is not None:
+            self.live.add(reference.key, reference.size)
         if self.quota is not None:
             self.quota.count(reference.key, reference.size)
 
@@ -439,6 +454,13 @@ class Store:
         self._closing |= close
         if self._closing and not self._users and self._leases is not None and not self._closed:
             self._leases.close_when_none(self.close_or_log)
+
+    def _note(self, reference: Reference, get_s: float, load_s: float) -> None:
+        """Say what fetching an object took."""
+        if here.record is not None:
+            here.record.resolve(reference, get_s, load_s)
+        elif self.live is not None:
+            self.live.fetched(reference, get_s, load_s)
 
     def _put_sealed(self, seal: Seal, key: str, frames: Frames, content: Content) -> bytes:
         """Store frames; return the digest of what has been stored."""
@@ -484,7 +506,7 @@ class Store:
                 contents.forget([reference.key])
             elif contents.is_same(content, stored):
                 if not self._is_remote or self.connector.exists(reference.key):
-                    return Kept(reference, lease)
+                    return Kept(reference, lease, found=True)
                 contents.forget([reference.key])  # the server has lost it
         return None
 
@@ -499,7 +521,7 @@ class Store:
 
     def _evictor(self) -> Any:
         cache, connector, contents = self._cache, self.connector, self._contents
-        quota = self.quota
+        quota, live = self.quota, self.live
 
         def evict(keys: Sequence[str]) -> None:
             if contents is not None:
@@ -512,6 +534,8 @@ class Store:
                 # Were it counted for ever, an outage would leave less room for the rest of the day.
                 if quota is not None:
                     quota.give_back(keys)
+            if live is not None:
+                live.remove(keys)
 
         return evict
 
@@ -527,6 +551,7 @@ class Store:
             self._leases.abandon()
             self._leases = None
         self._contents = None
+        self.live = None
         self.quota = None  # what is stored here is not counted there
 
 

@@ -18,12 +18,9 @@ from proxyexec._carried import callable_name
 from proxyexec._context import (
     LARGE_FUNCTION,
     Context,
-    Inline,
     Keeper,
     Packed,
     Stored,
-    joined,
-    kept_by,
 )
 from proxyexec._payloads import Payload, Serializers, decode, encode
 from proxyexec._proxy import Embedded, embedding, extract
@@ -67,9 +64,8 @@ class StrategyContext(Context):
         with embedding() as embedded:
             worth_storing = frames_size(candidate.frames) >= LARGE_FUNCTION
             if worth_storing and is_proxied(self.policy, candidate):
-                kept = kept_by(keeper, function, candidate.frames, embedded, what)
-                return self.refer(kept, embedded.addresses)
-        return self._inline(candidate.frames, embedded)
+                return self._stored(candidate, keeper, embedded)
+        return self._inline(candidate, keeper, embedded)
 
     def errors(self) -> Serializer:
         serializers = self.serializers
@@ -96,14 +92,8 @@ class StrategyContext(Context):
     def _pack(
         self, candidate: Candidate, keeper: Keeper, embedded: Embedded, *, crossing: bool
     ) -> Packed:
-        if is_proxied(self.policy, candidate):
-            frames = candidate.frames
-            kept = kept_by(keeper, candidate.obj, frames, embedded, candidate.what)
-            return self.refer(kept, embedded.addresses)
-        return self._inline(candidate.frames, embedded)
-
-    def _inline(self, frames: Frames, embedded: Embedded) -> Packed:
-        return Packed(Inline(joined(frames), seals=self._seals(embedded.addresses)), embedded)
+        proxied = is_proxied(self.policy, candidate)
+        return (self._stored if proxied else self._inline)(candidate, keeper, embedded)
 
 
 class _ForCode:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import pickle
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import _ExceptionWithTraceback
+from time import perf_counter as clock
 from typing import Any
 
 import cloudpickle
@@ -20,6 +20,7 @@ from proxyexec_connectors._layout import split
 from proxyexec._carried import callable_name
 from proxyexec._context import SEALED, Context, Inline, Stored, joined
 from proxyexec._proxy import Reference, is_embedding
+from proxyexec._record import Record, bare, here
 from proxyexec._serialize import PickleSerializer, Serializer
 from proxyexec._sizes import data_size
 from proxyexec.errors import DeserializationError, SerializationError, arrival_error
@@ -100,6 +101,9 @@ class Task:
     Looks like the function that it calls: executors show names to their users.
     """
 
+    every = False
+    """Whether somebody wants to know everything of it."""
+
     # What was called, once that is unpacked; the object itself is let go of.
     _called: str | None = None
 
@@ -119,6 +123,9 @@ class Task:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self.every or type(self) is not Task:
+            facts = self._travels, self._traveling_blob(), self._key, type(self), self.every
+            return _task, facts
         return _task, (self._travels, self._traveling_blob(), self._key)
 
     @property
@@ -128,6 +135,7 @@ class Task:
 
     def withdraw(self, outcome: Any) -> None:
         """Remove what the call stored, in the worker: nobody wants it any more."""
+        outcome = bare(outcome)
         outcomes = outcome if type(outcome) is ChunkOutcome else [outcome]
         if type(outcome) is TimedOutcome:
             outcomes = outcome.results
@@ -150,13 +158,26 @@ class Task:
     @_waiting_for_nothing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
-        result = self._result(context, args, kwargs)
-        return context.deliver(result, self._key, self._what)
+        outer, record = here.record, Record(self.every)
+        here.record = record
+        try:
+            result = self._result(context, record, args, kwargs)
+            travels = context.deliver(result, self._key, self._what)
+        finally:
+            here.record = outer
+        return record.outcome(travels, context.store.address)
 
-    def _result(self, context: Context, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def _result(
+        self, context: Context, record: Record, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        start = clock()
         function = self._function_in(context)
         arguments, kwargs = context.unpack_all(args, kwargs, function)
-        return function(*arguments, **kwargs)  # inputs are let go with this frame
+        ready = clock()
+        record.unpack_s += ready - start
+        result = function(*arguments, **kwargs)
+        record.run_s += clock() - ready
+        return result  # inputs are let go with this frame
 
     def _function_in(self, context: Context) -> Any:
         function = self._travels
@@ -173,21 +194,33 @@ class Task:
 class ChunkTask(Task):
     """Several calls of one function, for ``map`` with a ``chunksize``."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _task, (self._travels, self._traveling_blob(), self._key, type(self))
-
     @_waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
-        function = self._function_in(context)
-        return ChunkOutcome(
-            context.deliver(
-                function(*context.unpack_all(arguments, {}, function)[0]),
-                chunk_key(self._key, number),
-                self._what,
+        outer, record = here.record, Record(self.every)
+        here.record = record
+        try:
+            function = self._function_in(context)
+            travels = ChunkOutcome(
+                context.deliver(
+                    self._one(context, record, function, arguments),
+                    chunk_key(self._key, number),
+                    self._what,
+                )
+                for number, arguments in enumerate(chunk)
             )
-            for number, arguments in enumerate(chunk)
-        )
+        finally:
+            here.record = outer
+        return record.outcome(travels, context.store.address)
+
+    def _one(self, context: Context, record: Record, function: Any, arguments: Any) -> Any:
+        start = clock()
+        arguments = context.unpack_all(arguments, {}, function)[0]
+        ready = clock()
+        record.unpack_s += ready - start
+        result = function(*arguments)
+        record.run_s += clock() - ready
+        return result
 
 
 class TimedChunkTask(ChunkTask):
@@ -199,10 +232,22 @@ class TimedChunkTask(ChunkTask):
     """
 
     @_waiting_for_nothing
-    def __call__(self, /, *chunk: tuple[Any, ...]) -> TimedOutcome:
+    def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
+        outer, record = here.record, Record(self.every)
+        here.record = record
+        try:
+            travels = self._outcome(context, record, chunk)
+        finally:
+            here.record = outer
+        return record.outcome(travels, context.store.address)
+
+    def _outcome(
+        self, context: Context, record: Record, chunk: Sequence[tuple[Any, ...]]
+    ) -> TimedOutcome:
         # Most calls and their results are small: this loop is what they cost.
-        clock, words, function = time.perf_counter, context.words(), self._travels
+        words, function = context.words(), self._travels
+        packing = 0.0
         travelling = (function, *itertools.chain.from_iterable(chunk))
         ready = SEALED.isdisjoint(map(type, travelling))
         results: list[Any] = []
@@ -211,11 +256,16 @@ class TimedChunkTask(ChunkTask):
         stop = start + LONGEST_SECONDS
         for number, arguments in enumerate(chunk):
             try:
-                result = function(*arguments) if ready else self._result(context, arguments, {})
+                if ready:
+                    result = function(*arguments)
+                else:
+                    result = self._result(context, record, arguments, {})
                 kind = type(result)
                 if kind not in words and not (kind is int and words and -_LONG < result < _LONG):
                     key = chunk_key(self._key, number)
+                    before = clock()
                     result = context.deliver(result, key, self._what, alone=False)
+                    packing += clock() - before
                     weight += weight_of(result)
             except BaseException as error:  # noqa: BLE001 - as pools do
                 failed = Failed(packed_error(error, context.errors()))
@@ -223,10 +273,11 @@ class TimedChunkTask(ChunkTask):
             results.append(result)
             if clock() > stop or weight > HEAVIEST_BYTES:
                 break
+        seconds = clock() - start
+        if ready:
+            record.run_s = seconds - packing
         # Their transport takes time, too.
-        return TimedOutcome(
-            results, max(clock() - start, LONGEST_SECONDS * weight / HEAVIEST_BYTES)
-        )
+        return TimedOutcome(results, max(seconds, LONGEST_SECONDS * weight / HEAVIEST_BYTES))
 
 
 def packed_error(error: BaseException, serializer: Serializer) -> Inline:
@@ -293,10 +344,12 @@ def _context_from(blob: bytes) -> Context:
     return facts if isinstance(facts, Context) else Context(*facts)
 
 
-def _task(travels: Any, blob: bytes, key: str, cls: type[Task] = Task) -> Task:
+def _task(travels: Any, blob: bytes, key: str, cls: type[Task] = Task, every: bool = False) -> Task:
     """Unpickle a task. What can fail waits until the task is called, where it has a future."""
     task = cls.__new__(cls)
     task._travels, task._context, task._blob, task._key = travels, None, blob, key
+    if every:
+        task.every = True
     return task
 
 

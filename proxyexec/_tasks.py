@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from proxyexec._measures import Measures
 from proxyexec._quota import ShutDownError
 from proxyexec._serialize import frames_size
 
@@ -80,6 +81,7 @@ class Tasks:
         cancels_before_start: bool,
     ) -> None:
         self.store = store
+        self.measures = Measures(store.live)
         self.ownership = ownership
         self.dedupe = dedupe
         self.gathers = gathers
@@ -181,6 +183,15 @@ class Tasks:
             if self._waiting:
                 self._when_launched.append(action)
             return bool(self._waiting)
+
+    @property
+    def every(self) -> bool:
+        """Whether somebody wants to know everything of what is sent."""
+        return self.measures.every
+
+    def in_flight(self) -> int:
+        """Count the calls that have not ended."""
+        return len(self._in_flight)
 
     def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
         """Store an object; see :class:`proxyexec._context.Keeper`."""

@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from proxyexec._ahead import results_in_order
-from proxyexec._call import Call, MappedFunction
+from proxyexec._call import Call
 from proxyexec._map import checked_buffersize
+from proxyexec._mapped import MappedFunction
 from proxyexec._packing import PackedExecutor, Packer, Submission
 from proxyexec._progress import Counting, MapProgress, ShowProgress
 from proxyexec._proxy import extract, is_proxy, is_resolved

@@ -15,7 +15,7 @@ Policies know nothing of stores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from proxyexec._serialize import Candidate, PickleSerializer
@@ -30,7 +30,10 @@ __all__ = [
     "ProxySize",
     "ProxyType",
     "ShouldProxy",
+    "attach",
+    "dismissal_of",
     "is_proxied",
+    "reason_of",
 ]
 
 ShouldProxy: TypeAlias = Callable[[Any], bool]
@@ -68,6 +71,16 @@ class Policy:
         Smaller objects are not stored.
         """
         return 0
+
+    def reason(self, kind: str, size: int | None, wanted: bool) -> str:
+        """Say why :meth:`judge` has said what it did, in a few words.
+
+        Args:
+            kind: the name of the object's type.
+            size: its serialized size in bytes, or about that; ``None`` if it is not known.
+            wanted: what it said.
+        """
+        return f"{self!r}: {'wanted' if wanted else 'not wanted'}"
 
     def __call__(self, obj: Any) -> bool:
         return self.judge(Candidate(obj, PickleSerializer()))
@@ -144,6 +157,9 @@ class ProxyType(Policy):
     def overlooks(self, kind: type) -> bool:
         return not issubclass(kind, self.types)
 
+    def reason(self, kind: str, size: int | None, wanted: bool) -> str:
+        return f"{self!r}: {kind}"
+
     def __repr__(self) -> str:
         return f"ProxyType({', '.join(map(name_of, self.types))})"
 
@@ -180,6 +196,9 @@ class ProxySize(Policy):
     @property
     def smallest(self) -> int:
         return self.minimum
+
+    def reason(self, kind: str, size: int | None, wanted: bool) -> str:
+        return super().reason(kind, size, wanted) if size is None else f"{self!r}: {size} bytes"
 
     def __repr__(self) -> str:
         return f"ProxySize({self.minimum})"
@@ -238,7 +257,7 @@ class _Not(Policy):
         self.policy = policy
 
     def judge(self, candidate: Candidate) -> bool:
-        return not self.policy.judge(candidate)
+        return not _judge(self.policy, candidate)
 
     def __repr__(self) -> str:
         return f"~{self.policy!r}"
@@ -265,10 +284,79 @@ def is_proxied(policy: ShouldProxy, candidate: Candidate) -> bool:
         raise PolicyError(repr(policy), candidate.what, kind, reason) from error
 
 
-def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:
+def attach(policy: ShouldProxy, executor: Any) -> None:
+    """Hand an executor to those terms of its policy that have a method ``attach``: they learn."""
+    for term in {id(one): one for one in _terms_of(policy)}.values():
+        method = getattr(term, "attach", None)
+        if callable(method):
+            method(executor)
+
+
+def _terms_of(policy: ShouldProxy) -> list[ShouldProxy]:
+    """Return what a policy is combined of: itself, if it is not."""
+    if isinstance(policy, (_All, _Any)):
+        return [*_terms_of(policy.first), *_terms_of(policy.second)]
+    return _terms_of(policy.policy) if isinstance(policy, _Not) else [policy]
+
+
+def reason_of(policy: ShouldProxy, answers: Sequence[bool], kind: str, size: int | None) -> str:
+    """Say which terms of a policy decided, and why.
+
+    Args:
+        policy: the policy.
+        answers: those of the terms that were asked, in order.
+        kind: the name of the object's type.
+        size: its serialized size in bytes, or about that; ``None`` if it is not known.
+    """
+    if not answers:
+        return f"{kind}: never proxied"
+    _, reason = _decided(policy, iter(answers), kind, size)
+    return reason
+
+
+def dismissal_of(policy: ShouldProxy, obj: Any, bound: int) -> str:
+    """Say which terms of a policy dismiss an object at a glance."""
+    if isinstance(policy, _All):
+        decides = policy.first if _dismisses(policy.first, obj, bound) else policy.second
+        return dismissal_of(decides, obj, bound)
+    if isinstance(policy, _Any):
+        return " and ".join(dismissal_of(one, obj, bound) for one in (policy.first, policy.second))
+    kind = name_of(type(obj)).removeprefix("builtins.")
+    reason = _reason(policy, kind, bound, wanted=False)
+    return reason.replace(": ", ": at most ", 1) if type(policy) is ProxySize else reason
+
+
+def _decided(
+    policy: ShouldProxy, answers: Iterator[bool], kind: str, size: int | None
+) -> tuple[bool, str]:
+    if isinstance(policy, _Not):
+        answer, reason = _decided(policy.policy, answers, kind, size)
+        return not answer, f"~{reason}"
+    if isinstance(policy, (_All, _Any)):
+        first, reason = _decided(policy.first, answers, kind, size)
+        if first is isinstance(policy, _Any):  # which decides
+            return first, reason
+        second, other = _decided(policy.second, answers, kind, size)
+        return second, other if second is not first else f"{reason} and {other}"
+    answer = next(answers, False)
+    return answer, _reason(policy, kind, size, wanted=answer)
+
+
+def _reason(policy: ShouldProxy, kind: str, size: int | None, *, wanted: bool) -> str:
     if isinstance(policy, Policy):
+        return policy.reason(kind, size, wanted)
+    return f"{getattr(policy, '__qualname__', None) or repr(policy)}: {wanted}"
+
+
+def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:
+    if isinstance(policy, (_All, _Any, _Not)):
         return policy.judge(candidate)
-    return bool(policy(candidate.obj))
+    answers = candidate.answers
+    number = len(answers)
+    answer = policy.judge(candidate) if isinstance(policy, Policy) else bool(policy(candidate.obj))
+    # One for each term, though it may have asked others in its turn.
+    answers[number:] = (bool(answer),)
+    return answer
 
 
 def _dismisses(policy: ShouldProxy, obj: Any, bound: int) -> bool:

@@ -1,0 +1,176 @@
+"""What a worker measures of the task that it runs, and how it says so: with the outcome.
+
+A call that was small, and ran for next to no time, says nothing, and leaves its time to the next
+one of its thread: the message would cost more than the call.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from proxyexec._events import Resolved, Sent
+
+if TYPE_CHECKING:
+    from proxyexec._proxy import Reference
+
+__all__ = ["Measured", "Record", "Report", "bare", "here"]
+
+
+class _Here(threading.local):
+    """What this thread measures."""
+
+    record: Record | None = None
+    """Of the task that it runs."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, float] = {}
+        """Seconds of small calls that no outcome has told of, by the address of the store."""
+
+
+here = _Here()
+
+
+class Record:
+    """What a worker measures of one task.
+
+    Args:
+        every: whether somebody wants to know it all.
+    """
+
+    __slots__ = ("every", "more", "resolved", "run_s", "sent", "started", "unpack_s")
+
+    def __init__(self, every: bool) -> None:
+        self.every = every
+        self.run_s = self.unpack_s = 0.0
+        self.started = time.time() if every else 0.0
+        self.sent: list[Sent] | None = None
+        self.resolved: list[tuple[str, str, int, float, float]] | None = None
+        # Of those that are not in that list: how many, bytes, seconds to get, and to load.
+        self.more: tuple[int, int, float, float] | None = None
+
+    def resolve(self, reference: Reference, get_s: float, load_s: float) -> None:
+        """Note an object that was fetched."""
+        if self.resolved is None:
+            self.resolved = []
+        if len(self.resolved) < _RESOLVED_AT_MOST:
+            kind = reference.type_name.replace(":", ".").removeprefix("builtins.")
+            self.resolved.append((reference.key, kind, reference.size, get_s, load_s))
+        else:
+            number, size, get, load = self.more or (0, 0, 0.0, 0.0)
+            self.more = number + 1, size + reference.size, get + get_s, load + load_s
+
+    def send(self, sent: Sent) -> None:
+        """Note a result."""
+        if self.sent is None:
+            self.sent = []
+        self.sent.append(sent)
+
+    def outcome(self, travels: Any, address: str) -> Any:
+        """Return what is sent to the client: what travels, with what was measured if it is much.
+
+        Args:
+            travels: the outcome.
+            address: that of the executor's store.
+        """
+        if self.sent is None and self.resolved is None and not self.every:
+            seconds = here.left.get(address, 0.0) + self.run_s
+            if seconds < _LEFT_AT_MOST:
+                here.left[address] = seconds
+                return travels
+        return Measured(travels, self._report(here.left.pop(address, 0.0)))
+
+    def _report(self, left_s: float) -> Report:
+        return Report(
+            self.run_s,
+            self.unpack_s,
+            left_s,
+            tuple(self.sent or ()),
+            tuple(self.resolved or ()),
+            self.more,
+            self.started,
+            _worker_name() if self.every else "",
+        )
+
+
+class Report(NamedTuple):
+    """What a worker says of a task, with its outcome."""
+
+    run_s: float
+    unpack_s: float
+    left_s: float
+    """How long small calls took that had no report."""
+    sent: tuple[Sent, ...]
+    resolved: tuple[tuple[str, str, int, float, float], ...]
+    more: tuple[int, int, float, float] | None
+    started: float
+    worker: str
+
+    @property
+    def pack_s(self) -> float:
+        """What it took to serialize and store the results."""
+        return sum(map(_seconds_of, self.sent))
+
+    def events(self, task: str) -> tuple[Resolved, ...]:
+        """What the task has resolved."""
+        return tuple(
+            Resolved(kind, size, get_s, load_s, "worker", key, task)
+            for key, kind, size, get_s, load_s in self.resolved
+        )
+
+
+class Measured:
+    """An outcome with what was measured; the client takes it apart."""
+
+    __slots__ = ("outcome", "report")
+
+    def __init__(self, outcome: Any, report: Report) -> None:
+        self.outcome = outcome
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As plain tuples: names of classes would take more room than all the rest.
+        *times, sent, resolved, more, started, worker = self.report
+        plain = tuple(map(_plain, sent))
+        return _measured, (self.outcome, (*times, plain, resolved, more, started, worker))
+
+
+def bare(outcome: Any) -> Any:
+    """Return an outcome without what was measured."""
+    return outcome.outcome if type(outcome) is Measured else outcome
+
+
+def _worker_name() -> str:
+    """Say which process this is, among those of all hosts."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _seconds_of(sent: Sent) -> float:
+    return sent.serialize_s + sent.put_s + sum(map(_seconds_of, sent.parts))
+
+
+def _plain(sent: Sent) -> tuple[Any, ...]:
+    *facts, parts = sent
+    return (*facts, tuple(map(_plain, parts)))
+
+
+def _sent(facts: Sequence[Any]) -> Sent:
+    return Sent._make((*facts[:-1], tuple(map(_sent, facts[-1]))))
+
+
+def _measured(outcome: Any, facts: tuple[Any, ...]) -> Measured:
+    *times, sent, resolved, more, started, worker = facts
+    report = Report._make((*times, tuple(map(_sent, sent)), resolved, more, started, worker))
+    return Measured(outcome, report)
+
+
+# Small calls are told of once they have taken so long: it is what telling costs, and some fifty
+# times as much.
+_LEFT_AT_MOST = 0.0002
+
+# A task tells of no more objects that it has fetched, one by one.
+_RESOLVED_AT_MOST = 256
