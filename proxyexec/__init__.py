@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -58,5 +59,8 @@ __all__ = [
     "reference_of",
     "resolve",
 ]
+
+# Who wants to see messages says so; see docs/progress.md.
+logging.getLogger("proxyexec").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import logging
 import operator
 import os
 import threading
@@ -26,6 +27,7 @@ from proxyexec_connectors.memory import MemoryConnector
 
 from proxyexec._adapters import Base, adapt, forget_pending
 from proxyexec._call import Call, PassedCall
+from proxyexec._carried import callable_name
 from proxyexec._chunk_call import ChunkCall, TimedChunkCall
 from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
@@ -60,6 +62,8 @@ __all__ = ["StoreExecutor"]
 
 R = TypeVar("R")
 
+
+_log = logging.getLogger("proxyexec.executor")
 
 # No process has this id.
 _NOBODY = 0
@@ -212,6 +216,12 @@ class StoreExecutor(Executor):
             cancels_before_start=base.like_pools or not base.crosses,
         )
         weakref.finalize(self, self._tasks.no_more).atexit = False
+        _log.debug(
+            "an executor around a %s, with store %r and policy %r",
+            type(base.executor).__name__,
+            self._store.name,
+            policy,
+        )
         attach(policy, self)
 
     def _set_up_group(self, store: GroupStore) -> None:
@@ -476,6 +486,7 @@ class StoreExecutor(Executor):
         if not self._store.is_owner:  # in a forked child, to which nothing of this belongs
             self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
             return
+        _log.debug("shutting down: wait=%s, cancel_futures=%s", wait, cancel_futures)
         self._tasks.no_more()
         end_if_interrupted = getattr(getattr(self, "_base", None), "end_if_interrupted", None)
         if end_if_interrupted is not None:  # or calls that wait for others would wait for those
@@ -564,6 +575,7 @@ class StoreExecutor(Executor):
             elif not passes:
                 args, kwargs = call.pack_all(args, kwargs)
         except BaseException as error:
+            _log.debug("a call of %s cannot be sent: %r", callable_name(plain(function)), error)
             call.end(error)
             if isinstance(error, Exception) and not isinstance(error, ShutDownError):
                 return failed_future(error)

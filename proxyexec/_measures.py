@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Counts", "Event", "Evicted", "Measures", "Moved", "Observer", "Ran", "Resolved"]
 
-_log = logging.getLogger("proxyexec")
+_log = logging.getLogger("proxyexec.executor")
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import threading
+import traceback
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
@@ -60,7 +61,7 @@ class ProgressCounts:
     closed: bool = False
 
 
-ShowProgress: TypeAlias = "bool | Callable[[ProgressCounts], object] | None"
+ShowProgress: TypeAlias = bool | Callable[[ProgressCounts], object] | None
 """``True`` for a bar, or what is called with the counts whenever they have changed."""
 
 
@@ -293,7 +294,10 @@ class Counting:
                 display.close()
         except Exception:  # noqa: BLE001 - of the display's, or of the user's function
             self._display = None
-            _log.warning("progress is not shown any more, as showing it failed", exc_info=True)
+            # In words: a traceback would keep the frames of whoever had this to show.
+            _log.warning(
+                "progress is not shown any more, as showing it failed:\n%s", traceback.format_exc()
+            )
         return True
 
     def _rest(self) -> None:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "fetch", "is_in_memory", "leases_of", "seal_of", "store_at"]
 
-_log = logging.getLogger("proxyexec")
+_log = logging.getLogger("proxyexec.store")
 
 T = TypeVar("T")
 
@@ -117,6 +117,7 @@ class Store:
         # A store that is dropped without being closed ends its thread, which then drops the
         # connector. No joining here: the collector may be running anywhere.
         weakref.finalize(self, self._leases.post, None).atexit = False
+        _log.debug("store %r: opened a session in %s", name, connector.url)
 
     def _set_up(
         self,
@@ -269,7 +270,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connector. In the owning process, all objects go. Closing twice is fine."""
-        self._closed = True
+        was_open, self._closed = not self._closed, True
         if self.quota is not None:
             self.quota.close()
         if self._leases is not None:
@@ -277,6 +278,8 @@ class Store:
         self.connector.close()
         if self.live is not None:
             self.live.clear()
+        if was_open:
+            _log.debug("store %r: closed", self.name)
 
     # For proxies and executors; not part of the public interface.
 
@@ -615,6 +618,7 @@ def _reopen(
         return found
     store = cls.__new__(cls)
     store._set_up(name, connector, serializer, cache_bytes, seal)
+    _log.debug("store %r: opened the session of another process in %s", name, connector.url)
     with _attached_lock:
         _attached[store.address] = store
         while len(_attached) > _ATTACHED_AT_MOST:
