@@ -63,10 +63,8 @@ class Call:
     late: ClassVar[bool] = False
     """Whether it may be made after the executor was shut down."""
 
-    @property
-    def length(self) -> int:
-        """How many calls it is."""
-        return 1
+    length = 1
+    """How many calls it is."""
 
     def __init__(self, tasks: Tasks, context: Context, crosses: bool, function: Any) -> None:
         # Its name only: what has been called is not kept alive.
@@ -85,8 +83,8 @@ class Call:
         # What was measured of what was sent, and by the worker.
         self._sent: list[tuple[Moving, int | str | None, Sent]] | None = None
         self._report: Report | None = None
-        self.since: float | None = None
-        """When the base executor was given it."""
+        self.since = 0.0
+        """When the base executor was given it; 0 if it was not."""
         self.key = context.store.new_key()
         tasks.add(self)
 
@@ -249,7 +247,11 @@ class Call:
                     )
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
-        self._measure(error)
+        measures = self._tasks.measures
+        if error is None and self._report is None and self._sent is None and not measures.every:
+            measures.end_small(clock() - self.since, self.length)
+        else:
+            self._measure(error)
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
@@ -258,9 +260,9 @@ class Call:
 
     def _measure(self, error: BaseException | None) -> None:
         """Count what there is to count, now that the task has ended."""
-        measures, report = self._tasks.measures, self._report
         ended = clock()
-        seconds = None if self.since is None else ended - self.since
+        measures, report = self._tasks.measures, self._report
+        seconds = ended - self.since if self.since else None
         measures.end(seconds, self.length, error, report)
         live = self._context.store.live
         if live is not None:
@@ -286,7 +288,7 @@ class Call:
         if report is not None:
             sent += [("result", None, one) for one in report.sent]
             run_s, unpack_s, pack_s = report.run_s, report.unpack_s, report.pack_s
-        since = ended if self.since is None else self.since
+        since = self.since or ended
         state: State = "done" if error is None else "failed"
         if isinstance(error, CancelledError):
             state = "cancelled"
@@ -370,7 +372,7 @@ class PassedCall:
     def __init__(self, tasks: Tasks, length: int = 1) -> None:
         self._tasks = tasks
         self._length = length
-        self.since: float | None = None
+        self.since = 0.0
         tasks.add(self)
 
     @property
@@ -381,8 +383,11 @@ class PassedCall:
         return outcome
 
     def end(self, error: BaseException | None = None) -> None:
-        seconds = None if self.since is None else clock() - self.since
-        self._tasks.measures.end(seconds, self._length, error, None)
+        measures, ended = self._tasks.measures, clock()
+        if error is None:
+            measures.end_small(ended - self.since, self._length)
+        else:
+            measures.end(ended - self.since if self.since else None, self._length, error, None)
         self._tasks.discard(self)
 
 

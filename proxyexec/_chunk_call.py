@@ -27,7 +27,7 @@ __all__ = ["ChunkCall", "TimedChunkCall"]
 class ChunkCall(Call):
     """Several calls that travel together; its outcome is a list of theirs."""
 
-    __slots__ = ("_length",)
+    __slots__ = ("length",)
 
     kind = ChunkTask
 
@@ -35,11 +35,7 @@ class ChunkCall(Call):
         self, tasks: Tasks, context: Context, crosses: bool, function: Any, length: int
     ) -> None:
         super().__init__(tasks, context, crosses, function)
-        self._length = length
-
-    @property
-    def length(self) -> int:
-        return self._length
+        self.length = length
 
     def values(
         self, args: Sequence[Any], kwargs: dict[str, Any]
@@ -60,7 +56,7 @@ class ChunkCall(Call):
     def _keys(self, *, parts: bool = True) -> list[str]:
         return [
             key
-            for number in range(self._length)
+            for number in range(self.length)
             for key in self._keys_of_result(chunk_key(self.key, number), parts=parts)
         ]
 

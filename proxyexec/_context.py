@@ -285,7 +285,12 @@ class Context(NamedTuple):
 
     def unpack_function(self, travelled: Any) -> Any:
         """Turn what has travelled for a callable into that; see :meth:`unpack`."""
-        return self.unpack(travelled, "the function")
+        start = time.perf_counter()
+        function = self.unpack(travelled, "the function")
+        record = here.mine.record
+        if record is not None:
+            record.unpack_s += time.perf_counter() - start
+        return function
 
     def unpack_all(
         self, args: Sequence[Any], kwargs: dict[str, Any], function: Any
@@ -293,6 +298,7 @@ class Context(NamedTuple):
         """Unpack the arguments of a call. What travelled once is one object here, too."""
         if SEALED.isdisjoint(map(type, args)) and SEALED.isdisjoint(map(type, kwargs.values())):
             return args, kwargs  # as most are
+        start = time.perf_counter()
         names = [*range(len(args)), *kwargs]
         called = callable_name(function)
         objects = {
@@ -300,6 +306,9 @@ class Context(NamedTuple):
             for name, one in zip(names, (*args, *kwargs.values()), strict=True)
             if type(one) in SEALED
         }
+        record = here.mine.record
+        if record is not None:
+            record.unpack_s += time.perf_counter() - start
         return (
             [objects.get(id(one), one) for one in args],
             {name: objects.get(id(one), one) for name, one in kwargs.items()},
@@ -317,7 +326,7 @@ class Context(NamedTuple):
         """
         if not _delivers:
             return None
-        record = here.record
+        record = here.mine.record
         if self.passes(result) and (alone or not self.may_change(result)):
             if record is not None and record.every:
                 record.send(self.glanced_at(result))

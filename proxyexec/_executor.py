@@ -15,11 +15,11 @@ import logging
 import operator
 import os
 import threading
-import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from proxyexec_connectors.file import FileConnector
@@ -591,7 +591,7 @@ class StoreExecutor(Executor):
             with contextlib.nullcontext() if quota is None else quota.unbounded():
                 packed_args, packed_kwargs = call.pack_all(args, kwargs)
             call.seal()
-            call.since = time.perf_counter()
+            call.since = clock()
             return self._submit_to_base(task, *packed_args, **packed_kwargs)
 
         return future_after(futures, call, launch, self._tasks)
@@ -626,7 +626,7 @@ class StoreExecutor(Executor):
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
-        call.since = time.perf_counter()
+        call.since = clock()
         try:
             base = self._submit_to_base(fn, *args, **kwargs)
         except BaseException as error:

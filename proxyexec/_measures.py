@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class Measures:
 
     def __init__(self, live: Live | None) -> None:
         self.counts = Counts()
+        # Of small tasks that have ended, the seconds: appending takes no lock.
+        self._small: deque[float] = deque()
         self._live = live
         self.every = False
         """Whether somebody wants to know of all objects, those that pass at a glance included."""
@@ -99,12 +102,9 @@ class Measures:
         # that the garbage collector runs inside may end a call.
         self.lock = threading.RLock()
         self._observers: tuple[tuple[Observer, bool], ...] = ()
-        self._failed: set[int] = set()
-
-    @property
-    def observed(self) -> bool:
+        self.observed = False
         """Whether anybody wants to be told."""
-        return bool(self._observers)
+        self._failed: set[int] = set()
 
     def observe(self, callback: Observer, *, every: bool = False) -> Callable[[], None]:
         """Have a callback told of what is measured, from now on.
@@ -123,6 +123,7 @@ class Measures:
         entry = (callback, every)
         with self.lock:
             self._observers = (*self._observers, entry)
+            self.observed = True
             self.every = self.every or every
         if self._live is not None:
             self._live.listen(self.tell)
@@ -131,7 +132,7 @@ class Measures:
             with self.lock:
                 self._observers = tuple(one for one in self._observers if one is not entry)
                 self.every = any(every for _, every in self._observers)
-                observed = self.observed
+                self.observed = observed = bool(self._observers)
             if self._live is not None and not observed:
                 self._live.ignore(self.tell)
 
@@ -150,6 +151,30 @@ class Measures:
                         "an observer failed; further failures of it are not logged:\n%s",
                         traceback.format_exc(),
                     )
+
+    def end_small(self, seconds: float, calls: int = 1) -> None:
+        """Count a task that is done, and has nothing to tell.
+
+        Args:
+            seconds: since the base executor was given it.
+            calls: how many it was.
+        """
+        if calls != 1:
+            self.end(seconds, calls, None, None)
+            return
+        self._small.append(seconds)
+        if len(self._small) > _SMALL_AT_MOST:
+            self.settle()
+
+    def settle(self) -> Counts:
+        """Return the counts, with all small tasks that have ended by now."""
+        small = self._small
+        with self.lock:
+            seconds = [small.popleft() for _ in range(len(small))]
+            self.counts.tasks_done += len(seconds)
+            self.counts.calls += len(seconds)
+            self.counts.turnaround_s += sum(seconds)
+            return self.counts
 
     def send(self, sent: Sent) -> None:
         """Count an object that was sent."""
@@ -191,3 +216,7 @@ class Measures:
                     counts.resolve(1, size, get_s, load_s)
                 if report.more is not None:
                     counts.resolve(*report.more)
+
+
+# So many are counted together.
+_SMALL_AT_MOST = 1000

@@ -21,37 +21,46 @@ if TYPE_CHECKING:
 __all__ = ["Measured", "Record", "Report", "bare", "here"]
 
 
-class _Here(threading.local):
-    """What this thread measures."""
+class _Mine:
+    """What one thread measures."""
 
-    record: Record | None = None
-    """Of the task that it runs."""
+    __slots__ = ("left", "record")
 
     def __init__(self) -> None:
+        self.record: Record | None = None
+        """Of the task that it runs."""
         self.left: dict[str, float] = {}
         """Seconds of small calls that no outcome has told of, by the address of the store."""
+
+
+class _Here(threading.local):
+    """What this thread measures: one look finds it, which tiny tasks can tell from two."""
+
+    def __init__(self) -> None:
+        self.mine = _Mine()
 
 
 here = _Here()
 
 
 class Record:
-    """What a worker measures of one task.
+    """What a worker measures of one task."""
 
-    Args:
-        every: whether somebody wants to know it all.
-    """
+    # Here, and not set anew for each: most tasks are small, and have no more than a run time.
+    every: bool = False
+    """Whether somebody wants to know it all."""
+    run_s: float = 0.0
+    unpack_s: float = 0.0
+    sent: list[Sent] | None = None
+    resolved: list[tuple[str, str, int, float, float]] | None = None
+    # Of those that are not in that list: how many, bytes, seconds to get, and to load.
+    more: tuple[int, int, float, float] | None = None
+    started: float = 0.0
 
-    __slots__ = ("every", "more", "resolved", "run_s", "sent", "started", "unpack_s")
-
-    def __init__(self, every: bool) -> None:
-        self.every = every
-        self.run_s = self.unpack_s = 0.0
-        self.started = time.time() if every else 0.0
-        self.sent: list[Sent] | None = None
-        self.resolved: list[tuple[str, str, int, float, float]] | None = None
-        # Of those that are not in that list: how many, bytes, seconds to get, and to load.
-        self.more: tuple[int, int, float, float] | None = None
+    def begin(self) -> None:
+        """Measure everything."""
+        self.every = True
+        self.started = time.time()
 
     def resolve(self, reference: Reference, get_s: float, load_s: float) -> None:
         """Note an object that was fetched."""
@@ -70,19 +79,20 @@ class Record:
             self.sent = []
         self.sent.append(sent)
 
-    def outcome(self, travels: Any, address: str) -> Any:
+    def outcome(self, travels: Any, address: str, left: dict[str, float]) -> Any:
         """Return what is sent to the client: what travels, with what was measured if it is much.
 
         Args:
             travels: the outcome.
             address: that of the executor's store.
+            left: the thread's.
         """
         if self.sent is None and self.resolved is None and not self.every:
-            seconds = here.left.get(address, 0.0) + self.run_s
+            seconds = left.get(address, 0.0) + self.run_s + self.unpack_s
             if seconds < _LEFT_AT_MOST:
-                here.left[address] = seconds
+                left[address] = seconds
                 return travels
-        return Measured(travels, self._report(here.left.pop(address, 0.0)))
+        return Measured(travels, self._report(left.pop(address, 0.0)))
 
     def _report(self, left_s: float) -> Report:
         return Report(

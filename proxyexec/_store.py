@@ -460,8 +460,9 @@ class Store:
 
     def _note(self, reference: Reference, get_s: float, load_s: float) -> None:
         """Say what fetching an object took."""
-        if here.record is not None:
-            here.record.resolve(reference, get_s, load_s)
+        record = here.mine.record
+        if record is not None:
+            record.resolve(reference, get_s, load_s)
         elif self.live is not None:
             self.live.fetched(reference, get_s, load_s)
 

@@ -158,25 +158,25 @@ class Task:
     @_waiting_for_nothing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
-        outer, record = here.record, Record(self.every)
-        here.record = record
+        mine, record = here.mine, Record()
+        outer, mine.record = mine.record, record
+        if self.every:
+            record.begin()
         try:
             result = self._result(context, record, args, kwargs)
             travels = context.deliver(result, self._key, self._what)
         finally:
-            here.record = outer
-        return record.outcome(travels, context.store.address)
+            mine.record = outer
+        return record.outcome(travels, context.store.address, mine.left)
 
     def _result(
         self, context: Context, record: Record, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
-        start = clock()
         function = self._function_in(context)
         arguments, kwargs = context.unpack_all(args, kwargs, function)
-        ready = clock()
-        record.unpack_s += ready - start
+        start = clock()
         result = function(*arguments, **kwargs)
-        record.run_s += clock() - ready
+        record.run_s += clock() - start
         return result  # inputs are let go with this frame
 
     def _function_in(self, context: Context) -> Any:
@@ -197,8 +197,10 @@ class ChunkTask(Task):
     @_waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
-        outer, record = here.record, Record(self.every)
-        here.record = record
+        mine, record = here.mine, Record()
+        outer, mine.record = mine.record, record
+        if self.every:
+            record.begin()
         try:
             function = self._function_in(context)
             travels = ChunkOutcome(
@@ -210,16 +212,14 @@ class ChunkTask(Task):
                 for number, arguments in enumerate(chunk)
             )
         finally:
-            here.record = outer
-        return record.outcome(travels, context.store.address)
+            mine.record = outer
+        return record.outcome(travels, context.store.address, mine.left)
 
     def _one(self, context: Context, record: Record, function: Any, arguments: Any) -> Any:
-        start = clock()
         arguments = context.unpack_all(arguments, {}, function)[0]
-        ready = clock()
-        record.unpack_s += ready - start
+        start = clock()
         result = function(*arguments)
-        record.run_s += clock() - ready
+        record.run_s += clock() - start
         return result
 
 
@@ -234,13 +234,15 @@ class TimedChunkTask(ChunkTask):
     @_waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
-        outer, record = here.record, Record(self.every)
-        here.record = record
+        mine, record = here.mine, Record()
+        outer, mine.record = mine.record, record
+        if self.every:
+            record.begin()
         try:
             travels = self._outcome(context, record, chunk)
         finally:
-            here.record = outer
-        return record.outcome(travels, context.store.address)
+            mine.record = outer
+        return record.outcome(travels, context.store.address, mine.left)
 
     def _outcome(
         self, context: Context, record: Record, chunk: Sequence[tuple[Any, ...]]

@@ -120,13 +120,13 @@ def test_small_calls_are_told_only_to_who_wants_everything(kind):
 
 def test_tasks_are_counted_whatever_becomes_of_them(kind):
     with StoreExecutor(make_base(kind), should_proxy=ProxyAlways()) as executor:
-        counts = executor._measures.counts
         assert executor.submit(functions.add, 1, 1).result() == 2
         with pytest.raises(ValueError, match="boom"):
             executor.submit(functions.boom, bytes(BIG)).result()
         list(executor.map(functions.identity, range(10), chunksize=5))
         list(executor.map(functions.identity, range(10), chunksize="auto"))
         settle(executor)
+        counts = executor._measures.settle()
         assert counts.tasks_failed == 1
         assert counts.tasks_done >= 1 + 2 + 1
         assert counts.calls == 2 + 10 + 10
@@ -135,14 +135,12 @@ def test_tasks_are_counted_whatever_becomes_of_them(kind):
 
 def test_seconds_of_small_calls_arrive_with_later_ones():
     with StoreExecutor(make_base("fork"), should_proxy=ProxySize("1 MB")) as executor:
-        clock = executor._measures.counts
         for _ in range(50):
             executor.submit(sum, range(2000)).result()
         settle(executor)
-        told = clock.run_s
-        assert told > 0
-        assert clock.worker_s >= told
-        assert clock.turnaround_s > clock.worker_s
+        counts = executor._measures.settle()
+        assert counts.run_s > 0
+        assert counts.turnaround_s > counts.worker_s >= counts.run_s
 
 
 def test_content_that_is_there_already_is_found(lazy):
@@ -158,7 +156,7 @@ def test_content_that_is_there_already_is_found(lazy):
         assert paths.count("store") == 1
         assert paths.count("found") == len(paths) - 1
         assert len({one.content for one in arguments}) == 1
-        counts = executor._measures.counts
+        counts = executor._measures.settle()
         assert counts.objects_found == len(paths) - 1
         assert counts.bytes_found == counts.objects_found * arguments[0].bytes
         del held
@@ -333,10 +331,11 @@ def test_what_dismisses_at_a_glance_is_named():
 
 
 def test_reports_survive_pickling():
-    record = Record(every=True)
+    record = Record()
+    record.begin()
     record.run_s = 1.5
     record.more = (3, 4, 5.0, 6.0)
-    measured = record.outcome({"a": 1}, "memory:")
+    measured = record.outcome({"a": 1}, "memory:", {})
     copy = pickle.loads(pickle.dumps(measured))
     assert type(copy) is Measured
     assert copy.outcome == {"a": 1}
@@ -348,10 +347,10 @@ def test_only_so_many_fetches_are_told_one_by_one(kind):
         proxies = [executor.store.proxy([n]) for n in range(300)]
         assert executor.submit(functions.lengths, proxies).result() == [1] * 300
         settle(executor)
-        counts = executor._measures.counts
+        counts = executor._measures.settle()
         assert counts.objects_resolved == 301  # and the list of them
         assert counts.bytes_resolved > 300 * 10
-        assert here.record is None
+        assert here.mine.record is None
 
 
 class Held:
