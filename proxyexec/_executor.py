@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
+from proxyexec import _spans
 from proxyexec._adapters import Base, adapt, forget_pending
 from proxyexec._call import Call, PassedCall
 from proxyexec._carried import callable_name
@@ -276,6 +277,14 @@ class StoreExecutor(Executor):
         Raises:
             RuntimeError: the executor is shut down, or its pool broken.
         """
+        tracing = _spans.active
+        if tracing is not None and not tracing.submits():
+            # Not by what a subclass may have put in place of this: that has been here.
+            submit: Callable[..., Any] = functools.partial(StoreExecutor.submit, self)
+            in_span: TaskFuture[R] = tracing.submit(
+                submit, callable_name(plain(fn)), fn, args, kwargs
+            )
+            return in_span
         if kwargs and not self._options.isdisjoint(kwargs):
             options = {name: kwargs.pop(name) for name in self._options.intersection(kwargs)}
             return self._with_options(options)._submit_with_options(fn, args, kwargs)
@@ -368,7 +377,9 @@ class StoreExecutor(Executor):
             executor = self._with_options(options)
             if executor._base.merges:  # each call may be one task with another
                 return results(
-                    watching(lambda item: executor._submit_with_options(fn, item, {})),
+                    _spans.bound(
+                        watching(lambda item: executor._submit_with_options(fn, item, {}))
+                    ),
                     iterables,
                     timeout,
                     buffersize,
@@ -378,6 +389,7 @@ class StoreExecutor(Executor):
         size = _checked_chunksize(chunksize) if self._crosses else 1
         if self._group is not None:  # each item is a call that is written down
             submit_one = watching(functools.partial(_submit_item, self.submit, fn))
+            submit_one = _spans.bound(submit_one)
             return results(submit_one, iterables, timeout, buffersize)
         quota = None if self._never else self._store.quota
         given = None
@@ -391,7 +403,7 @@ class StoreExecutor(Executor):
             function = MappedFunction(fn, self._tasks, kind, may_change=may_change)
         # By way of submit(), which subclasses may have changed.
         submit: Callable[..., Any] = functools.partial(_submit_item, self.submit, function)
-        submit = watching(submit, chunked=size != 1)
+        submit = _spans.bound(watching(submit, chunked=size != 1))
         if size is None:
             return automatic_results(
                 submit, iterables, timeout, buffersize, self._tasks, self._workers, given
@@ -594,7 +606,7 @@ class StoreExecutor(Executor):
             call.since = clock()
             return self._submit_to_base(task, *packed_args, **packed_kwargs)
 
-        return future_after(futures, call, launch, self._tasks)
+        return future_after(futures, call, _spans.bound(launch), self._tasks)
 
     def _awaited(self, values: Iterable[tuple[Any, Any]]) -> list[TaskFuture[Any]]:
         """The futures that a call waits for; where calls pass untouched, futures do, too."""
@@ -626,6 +638,10 @@ class StoreExecutor(Executor):
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
+        tracing = _spans.active
+        if tracing is not None and type(call) is PassedCall:
+            one, calls = (fn.function, len(args)) if type(fn) is _ApplyAll else (fn, 1)
+            fn = tracing.around(fn, callable_name(one), calls)
         call.since = clock()
         try:
             base = self._submit_to_base(fn, *args, **kwargs)

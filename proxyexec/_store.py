@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import proxyexec_connectors
 
+from proxyexec import _spans
 from proxyexec._cache import FrameCache
 from proxyexec._contents import Content, Contents, are_equal
 from proxyexec._integrity import Seal, handed_seal, untouched, verified
@@ -34,6 +35,7 @@ from proxyexec._quota import Quota
 from proxyexec._record import here
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
+from proxyexec._spans import NOTHING
 from proxyexec._types import NEVER_PROXIED, describe
 from proxyexec.errors import (
     ConnectorFullError,
@@ -46,6 +48,8 @@ from proxyexec.errors import (
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector, Frames, Usage
     from typing_extensions import Self
+
+    from proxyexec._spans import Tracing
 
 __all__ = ["Store", "fetch", "is_in_memory", "leases_of", "seal_of", "store_at"]
 
@@ -220,6 +224,14 @@ class Store:
             ObjectMissingError: the object is not there, and no default was given.
             IntegrityError: what is there is not what was stored, or this process cannot tell.
         """
+        tracing = _spans.active
+        if tracing is not None:
+            facts = self.connector.url, _checked(reference).key, reference.type_name, reference.size
+            with tracing.resolve(*facts):
+                return self._get(reference, default)
+        return self._get(reference, default)
+
+    def _get(self, reference: Reference, default: Any) -> Any:
         start = time.perf_counter()
         frames = self.fetch(_checked(reference))
         if frames is not None:
@@ -363,11 +375,13 @@ class Store:
                 self.start_evicting()
             self.quota.take(key, frames_size(frames), _what(obj))
             self._check_open()
+        tracing = _spans.active
         try:
-            if self._seal is None:
-                self.connector.put(key, frames)
-            else:
-                digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
+            with NOTHING if tracing is None else self._span_of_put(tracing, obj, key, frames):
+                if self._seal is None:
+                    self.connector.put(key, frames)
+                else:
+                    digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
         except ConnectorFullError as error:
             raise StoreFullError(_what(obj), error.url, error.needed, error.free) from error
         if self.live is not None:
@@ -465,6 +479,10 @@ class Store:
             record.resolve(reference, get_s, load_s)
         elif self.live is not None:
             self.live.fetched(reference, get_s, load_s)
+
+    def _span_of_put(self, tracing: Tracing, obj: Any, key: str, frames: Frames) -> Any:
+        type_name, _ = describe(type(obj))
+        return tracing.put(self.connector.url, key, type_name, frames_size(frames))
 
     def _put_sealed(self, seal: Seal, key: str, frames: Frames, content: Content) -> bytes:
         """Store frames; return the digest of what has been stored."""
