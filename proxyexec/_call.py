@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
-from proxyexec._events import Ran, Sent, moved
+from proxyexec._events import Moved, Ran, Sent, moved
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
 from proxyexec._opening import open_outcome
 from proxyexec._ownership import Lease
 from proxyexec._record import Measured
+from proxyexec._sizes import TINY
 from proxyexec._store import is_in_memory, leases_of
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
 from proxyexec.errors import ArrivalError, ConnectorUnavailableError, name_of
@@ -46,6 +47,7 @@ class Call:
         "_called",
         "_context",
         "_crosses",
+        "_ended",
         "_held",
         "_lent_to",
         "_opened",
@@ -83,6 +85,7 @@ class Call:
         # What was measured of what was sent, and by the worker.
         self._sent: list[tuple[Moving, int | str | None, Sent]] | None = None
         self._report: Report | None = None
+        self._ended: tuple[State, str, float] | None = None
         self.since = 0.0
         """When the base executor was given it; 0 if it was not."""
         self.key = context.store.new_key()
@@ -113,8 +116,8 @@ class Call:
         if packed is not None and id(obj) in packed:
             return packed[id(obj)][1]
         if context.passes(obj) and not (later and context.may_change(obj)):
-            if self._tasks.measures.every:
-                self._note("argument", name, context.glanced_at(obj))
+            if type(obj) not in TINY or self._tasks.measures.every:
+                self._see(obj, name)
             return obj
         if packed is None:
             packed = self._packed = {}
@@ -271,8 +274,13 @@ class Call:
             if self._held and (error is not None or (report is not None and report.more)):
                 # What it has fetched is not known.
                 live.touch([one.key for one in self._held if type(one) is Lease])
-        if measures.observed and (measures.every or self._sent or report is not None):
-            ran = self.ran(error, ended)
+        state: State = "done" if error is None else "failed"
+        if isinstance(error, CancelledError):
+            state = "cancelled"
+        self._ended = state, "" if error is None else name_of(type(error)), ended
+        has_events = report is not None and (report.sent or report.resolved)
+        if measures.observed and (measures.every or self._sent or has_events):
+            ran = self.ran(*self._ended)
             for one in ran.moved:
                 if one.what == "result":  # of others they have been told
                     measures.tell(one)
@@ -280,18 +288,19 @@ class Call:
                 measures.tell(fetched)
             measures.tell(ran)
 
-    def ran(self, error: BaseException | None, ended: float) -> Ran:
-        """Say what was measured of the task, which has ended."""
-        report, policy = self._report, self._context.policy
-        sent: list[tuple[Moving, int | str | None, Sent]] = [*(self._sent or ())]
+    def ran(self, state: State, error: str, ended: float) -> Ran:
+        """Say what was measured of the task.
+
+        Args:
+            state: what has become of it.
+            error: the name of the type of what it raised.
+            ended: when.
+        """
+        report = self._report
         run_s = unpack_s = pack_s = 0.0
         if report is not None:
-            sent += [("result", None, one) for one in report.sent]
             run_s, unpack_s, pack_s = report.run_s, report.unpack_s, report.pack_s
         since = self.since or ended
-        state: State = "done" if error is None else "failed"
-        if isinstance(error, CancelledError):
-            state = "cancelled"
         return Ran(
             max(0.0, ended - since - run_s - unpack_s - pack_s),
             None if report is None else run_s,
@@ -301,18 +310,37 @@ class Call:
             self._called,
             self.length,
             state,
-            "" if error is None else name_of(type(error)),
+            error,
             since,
             ended,
             None if report is None else report.started or None,
             "" if report is None else report.worker,
-            tuple(
-                event
-                for what, name, one in sent
-                for event in moved(what, name, one, policy, self.key)
-            ),
+            tuple(self.moved()),
             () if report is None else report.events(self.key),
         )
+
+    def moved(self) -> Iterator[Moved]:
+        """Say what was measured of what was sent, as far as that is known by now."""
+        policy, report = self._context.policy, self._report
+        for what, name, one in self._sent or ():
+            yield from moved(what, name, one, policy, self.key)
+        for one in () if report is None else report.sent:
+            yield from moved("result", None, one, policy, self.key)
+
+    @property
+    def called(self) -> str:
+        """The name of what was called."""
+        return self._called
+
+    @property
+    def saw_all(self) -> bool:
+        """Whether all that was sent, by the worker too, is known by now."""
+        return self._report is not None and bool(self._report.worker)
+
+    def explained(self) -> tuple[Ran | None, list[Moved]]:
+        """Return what is known of the task, once it has ended, and of what was sent."""
+        ended = self._ended
+        return None if ended is None else self.ran(*ended), list(self.moved())
 
     def _borrowed(self, result: Deferred) -> Kept | None:
         if self._crosses and is_in_memory(result.reference):
@@ -334,6 +362,18 @@ class Call:
             self._tasks.measures.send(packed.sent)
             self._note(what, name, packed.sent)
         return packed.travels
+
+    def _see(self, obj: Any, name: int | str) -> None:
+        """Count an argument that travels as it is."""
+        measures = self._tasks.measures
+        sent = None
+        if measures.every:
+            sent = self._context.weighed(obj, crossing=self._crosses)
+            self._note("argument", name, sent)
+        if sent is not None and sent.exact:
+            measures.send(sent)
+        elif self._crosses:
+            measures.see((obj,))
 
     def _note(self, what: Moving, name: int | str | None, sent: Sent) -> None:
         if self._sent is None:
@@ -365,12 +405,14 @@ class Call:
 class PassedCall:
     """One call that passed untouched: there is nothing to open, evict or release."""
 
-    __slots__ = ("_length", "_tasks", "since")
+    __slots__ = ("_crosses", "_length", "_tasks", "since")
 
     late: ClassVar[bool] = False
 
-    def __init__(self, tasks: Tasks, length: int = 1) -> None:
+    def __init__(self, tasks: Tasks, crosses: bool, length: int = 1) -> None:
         self._tasks = tasks
+        # Until its result is counted.
+        self._crosses = crosses
         self._length = length
         self.since = 0.0
         tasks.add(self)
@@ -380,6 +422,9 @@ class PassedCall:
         return self._tasks.store.quota
 
     def open(self, outcome: Any) -> Any:
+        if self._crosses and type(outcome) not in TINY:
+            self._crosses = False
+            self._tasks.measures.see((outcome,) if self._length == 1 else outcome)
         return outcome
 
     def end(self, error: BaseException | None = None) -> None:

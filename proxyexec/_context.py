@@ -38,7 +38,7 @@ from proxyexec._proxy import (
 )
 from proxyexec._record import here
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
-from proxyexec._sizes import container_bound, data_size, size_bound
+from proxyexec._sizes import TINY, about_size, container_bound, data_size, size_bound
 from proxyexec._store import Store, fetch, is_in_memory, seal_of, store_at
 from proxyexec._types import find_function
 from proxyexec.errors import (
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
     from proxyexec._integrity import Seal
+    from proxyexec._record import Record
 
 __all__ = [
     "LARGE_FUNCTION",
@@ -187,11 +188,29 @@ class Context(NamedTuple):
 
     def glanced_at(self, obj: Any) -> Sent:
         """Say what there is to say of an object that passes."""
-        bound = size_bound(obj)
-        bound = container_bound(obj) if bound is None else bound
-        size = data_size(obj) or 0 if bound is None else bound
+        size = about_size(obj) or size_bound(obj) or 0
         why = dismissal_of(self.policy, obj, size)
         return Sent(_kind_of(obj), size, "inline", False, 0.0, 0.0, (), why)
+
+    def weighed(self, obj: Any, *, crossing: bool) -> Sent:
+        """Say all that there is to say of an object that passes.
+
+        It is serialized for that, unless it is small, or stays in this process.
+        """
+        sent = self.glanced_at(obj)
+        if not crossing or 0 < sent.bytes < _WEIGHED:
+            return sent
+        candidate = Candidate(obj, self.serializer)
+        try:
+            size = candidate.size
+        except Exception:  # noqa: BLE001 - who sends it sees to that
+            return sent
+        return sent._replace(
+            bytes=size,
+            exact=True,
+            serialize_s=candidate.seconds,
+            content=likeness_of(candidate.frames),
+        )
 
     def pack(self, obj: Any, keeper: Keeper, what: str, *, crossing: bool) -> Packed:
         """Make an object ready to travel.
@@ -328,8 +347,8 @@ class Context(NamedTuple):
             return None
         record = here.mine.record
         if self.passes(result) and (alone or not self.may_change(result)):
-            if record is not None and record.every:
-                record.send(self.glanced_at(result))
+            if record is not None:
+                self._see(result, record)
             return result
         keeper = ResultKeeper(self, key, every=record is not None and record.every)
         try:
@@ -345,6 +364,19 @@ class Context(NamedTuple):
         elif type(travels) is Stored and keeper.embedded:
             travels = travels._replace(embedded=keeper.embedded)
         return travels
+
+    def _see(self, result: Any, record: Record) -> None:
+        """Note a result that passes."""
+        if type(result) in TINY and not record.every:
+            return
+        crossing = os.getpid() != self.client
+        exact = False
+        if record.every:
+            sent = self.weighed(result, crossing=crossing)
+            record.send(sent)
+            exact = sent.exact  # which counts then
+        if crossing and not exact and type(result) not in TINY:
+            record.see(about_size(result))
 
     def _pack(
         self, candidate: Candidate, keeper: Keeper, embedded: Embedded, *, crossing: bool
@@ -394,6 +426,7 @@ class Context(NamedTuple):
             return None
         arrive = make_proxy if self.lazy else fetch
         parts = TakenParts(self.rules, self.serializer, keeper.keep_part, arrive, what, only)
+        parts.every = keeper.every
         parts.leave(obj)  # which is judged as a whole
         return parts
 
@@ -511,6 +544,9 @@ PARTS_AT_MOST = 256
 
 # What is left of a function, its code for instance, is stored from this many bytes on.
 LARGE_FUNCTION = 1 << 16
+
+# Objects that pass and are smaller are not looked at more closely, in bytes.
+_WEIGHED = 1000
 
 # Types of what stands for something else on its way.
 SEALED = frozenset({Inline, Stored})

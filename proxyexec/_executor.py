@@ -17,8 +17,8 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -41,21 +41,28 @@ from proxyexec._payloads import Serializers
 from proxyexec._progress import MapProgress, ShowProgress
 from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
+from proxyexec._seen import SeenCall, SeenChunkCall
 from proxyexec._serialize import PickleSerializer
+from proxyexec._sizes import TINY, parse_size
+from proxyexec._stats import stats_of
 from proxyexec._store import Store
 from proxyexec._strategy_context import StrategyContext, have_read
 from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
+from proxyexec.errors import name_of
 from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy, attach
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec
 
+    from proxyexec._explain import Explanation
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
     from proxyexec._measures import Measures
+    from proxyexec._stats import Stats
+    from proxyexec._trace_writer import TraceWriter
 
     P = ParamSpec("P")
 
@@ -294,7 +301,11 @@ class StoreExecutor(Executor):
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
         if self._never and not self._needs_care(fn, args, kwargs):
-            return self._start(PassedCall(self._tasks), fn, args, kwargs)
+            if self._tasks.measures.every:
+                seen = SeenCall(self._tasks, self._context, self._crosses, fn)
+                return self._submit(seen, fn, args, kwargs)
+            self._see(args, kwargs.values())
+            return self._start(PassedCall(self._tasks, self._crosses), fn, args, kwargs)
         context = self._context
         # Most calls are small: see at a glance that there is nothing to pack.
         passes = context.passes
@@ -305,6 +316,8 @@ class StoreExecutor(Executor):
             and context.travels_by_name(fn)
         ):
             call = Call(self._tasks, context, self._crosses, fn)
+            if not (TINY.issuperset(map(type, args)) and not kwargs):
+                self._see(args, kwargs.values())
             return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
         return self._submit(Call(self._tasks, context, self._crosses, fn), fn, args, kwargs)
 
@@ -413,6 +426,75 @@ class StoreExecutor(Executor):
         if size > 1:
             return chunked_results(submit, iterables, timeout, buffersize, size, quota)
         return results(submit, iterables, timeout, buffersize, quota)
+
+    def stats(self) -> Stats:
+        """Return what was done so far, in numbers: what moved, how, and what it took.
+
+        Over all processes: workers report with each outcome. Of calls that are small and run for
+        next to no time, each worker's last fifth of a millisecond may be missing. See "Seeing what
+        moves" in the documentation.
+        """
+        return stats_of(self._tasks)
+
+    def trace(self, path: str | os.PathLike[str], max_bytes: int | str = "100 MB") -> TraceWriter:
+        """Write what happens from now on into a file: a line of JSON for each event.
+
+        It ends when the context manager that this returns does, or its ``close()`` is called, and
+        with the executor. See "A trace of a run" in the documentation.
+
+        Objects whose size nobody can tell are serialized for that where calls pass untouched.
+
+        Args:
+            path: of the file; what is there is written over.
+            max_bytes: how large it may become, in bytes or as ``"100 MB"``. What comes later is
+                only counted.
+
+        Raises:
+            OSError: the file cannot be written.
+            ValueError: ``max_bytes`` is not a size, or below 10 kB.
+        """
+        # Only now: most programs write none.
+        from proxyexec._trace_writer import TraceWriter  # noqa: PLC0415
+
+        return TraceWriter(self._tasks, path, parse_size(max_bytes), self._facts())
+
+    def explain(self, future: Future[Any], /) -> Explanation:
+        """Say what was sent for a call, which way, why, and what it cost.
+
+        Of objects that were serialized, stored, or passed on as references, that is known. Those
+        that pass at a glance are listed if a trace was being written; and so are all of calls that
+        pass untouched, where there is no policy. Nothing is fetched or asked for this.
+
+        Args:
+            future: what :meth:`submit` returned. It need not be done; more is known then.
+
+        Raises:
+            TypeError: it is not a future of ours.
+            ValueError: it is one of another executor.
+        """
+        from proxyexec._explain import explained  # noqa: PLC0415 - most programs ask for none
+
+        return explained(future, self._tasks)
+
+    def _facts(self) -> dict[str, Any]:
+        """Say what is traced."""
+        base: Any = getattr(self, "_base", self)
+        base = base.client if hasattr(base, "client") else getattr(base, "executor", base)
+        workers = getattr(base, "__dict__", {}).get(
+            "_max_workers"
+        )  # not those that would be started to tell
+        url, context = self._store.connector.url, self._context
+        return {
+            "executor": name_of(type(base)),
+            "workers": workers if isinstance(workers, int) else None,
+            "crosses": self._crosses,
+            "store": url,
+            "scheme": url.partition(":")[0],
+            "policy": repr(context.policy),
+            "lazy": context.lazy,
+            "nested": context.nested,
+            "dedupe": self._tasks.dedupe,
+        }
 
     @property
     def task_group_id(self) -> str | None:
@@ -546,6 +628,12 @@ class StoreExecutor(Executor):
             or any(type(value) is TaskFuture for value in arguments)
         )
 
+    def _see(self, *objects: Collection[Any]) -> None:
+        """Count what travels as it is, if it leaves this process."""
+        for some in objects:
+            if self._crosses and not TINY.issuperset(map(type, some)):
+                self._tasks.measures.see(some)
+
     def _submit_mapped(self, function: MappedFunction, args: Sequence[Any]) -> TaskFuture[Any]:
         context, plainly = self._context, function.function
         if not issubclass(function.kind, ChunkCall):
@@ -553,10 +641,17 @@ class StoreExecutor(Executor):
             return self._submit(call, function, args, {})
         values = list(itertools.chain.from_iterable(args))
         if function.kind is ChunkCall and self._never and not self._needs_care(plainly, values, {}):
-            passed = PassedCall(self._tasks, len(args))
+            if self._tasks.measures.every:
+                facts = self._tasks, self._context, self._crosses, plainly, len(args)
+                return self._submit(SeenChunkCall(*facts), function, args, {})
+            self._see(values)
+            passed = PassedCall(self._tasks, self._crosses, len(args))
             return self._start(passed, _ApplyAll(plainly), args, {})
         call = function.kind(self._tasks, context, self._crosses, plainly, len(args))
-        return self._submit(call, function, args, {}, passes=context.atoms_pass(values))
+        passes = not self._tasks.measures.every and context.atoms_pass(values)
+        if passes:
+            self._see(values)
+        return self._submit(call, function, args, {}, passes=passes)
 
     def _submit(
         self,

@@ -258,6 +258,7 @@ class GroupCall(Awaiting):
                 lease.evicts = self.settled
             self._store.start_evicting()
         del held
+        self.tasks.measures.end(None, 1, error, None)
         self.tasks.discard(self)
 
     def _open(self, outcome: OutcomeRecord) -> Any:

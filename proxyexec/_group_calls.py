@@ -269,9 +269,12 @@ class GroupCalls:
         try:
             if registered is None:
                 packing.pack_function(function)
-            return packing.finished(args, kwargs), packing.leases
+            finished = packing.finished(args, kwargs)
         except BaseException:
             # Not left to the collector: who has the future has the error, hence this frame.
             for lease in packing.leases:
                 lease.release()
             raise
+        for sent in packing.sent:
+            self.tasks.measures.send(sent)
+        return finished, packing.leases

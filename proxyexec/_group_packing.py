@@ -13,6 +13,7 @@ from proxyexec._store import leases_of
 
 if TYPE_CHECKING:
     from proxyexec._context import Context, Keeper, Packed
+    from proxyexec._events import Sent
     from proxyexec._ownership import Lease
 
 __all__ = ["Packing"]
@@ -30,6 +31,8 @@ class Packing:
     def __init__(self, context: Context, keeper: Keeper, record: CallRecord) -> None:
         self.leases: list[Lease] = []
         """What holds the call's inputs."""
+        self.sent: list[Sent] = []
+        """What was measured of them."""
         self._context = context
         self._keeper = keeper
         self._record = record
@@ -72,6 +75,8 @@ class Packing:
 
     def _take(self, packed: Packed) -> Any:
         self.leases += leases_of(packed.embedded)
+        if packed.sent is not None:
+            self.sent.append(packed.sent)
         address = self._context.store.address
         self._record.inputs += [
             kept.reference.key

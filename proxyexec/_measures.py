@@ -10,12 +10,13 @@ import logging
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proxyexec._events import Event, Evicted, Moved, Ran, Resolved, Sent
+from proxyexec._sizes import about_size
 
 if TYPE_CHECKING:
     from proxyexec._live import Live
@@ -166,15 +167,27 @@ class Measures:
         if len(self._small) > _SMALL_AT_MOST:
             self.settle()
 
-    def settle(self) -> Counts:
-        """Return the counts, with all small tasks that have ended by now."""
+    def settle(self) -> None:
+        """Count the small tasks that have ended by now."""
         small = self._small
         with self.lock:
             seconds = [small.popleft() for _ in range(len(small))]
             self.counts.tasks_done += len(seconds)
             self.counts.calls += len(seconds)
             self.counts.turnaround_s += sum(seconds)
-            return self.counts
+
+    def settled(self) -> Counts:
+        """Return all counts, as they are now."""
+        with self.lock:
+            self.settle()
+            return replace(self.counts)
+
+    def see(self, objects: Iterable[Any]) -> None:
+        """Count objects that travel as they are, about which nobody asks more."""
+        sizes = [size for size in map(about_size, objects) if size]
+        with self.lock:
+            self.counts.objects_inline += len(sizes)
+            self.counts.bytes_inline += sum(sizes)
 
     def send(self, sent: Sent) -> None:
         """Count an object that was sent."""
@@ -212,6 +225,8 @@ class Measures:
                 counts.worker_s += busy
                 for sent in report.sent:
                     counts.send(sent)
+                counts.objects_inline += report.small
+                counts.bytes_inline += report.small_bytes
                 for _, _, size, get_s, load_s in report.resolved:
                     counts.resolve(1, size, get_s, load_s)
                 if report.more is not None:

@@ -23,6 +23,7 @@ from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from proxyexec._contents import likeness_of
 from proxyexec._events import Sent
 from proxyexec._picklers import Parts
 from proxyexec._proxy import Kept, Proxy, embed, embedding, reference_of
@@ -122,6 +123,8 @@ class TakenParts(Parts):
         self._only = None if only is None else {id(one): one for one in only}
         self.sent: list[Sent] = []
         """What was measured of them."""
+        self.every = False
+        """Whether somebody wants to know everything of them."""
         # By identity; the objects are kept alive, so that no other gets their number.
         self._taken: dict[int, tuple[Any, Any]] = {}
         self._left: dict[int, Any] = {}
@@ -219,6 +222,7 @@ class TakenParts(Parts):
                 tuple(candidate.answers),
                 "",
                 kept.reference.key,
+                likeness_of(candidate.frames) if self.every else "",
             )
         )
 

@@ -29,8 +29,18 @@ class _Mine:
     def __init__(self) -> None:
         self.record: Record | None = None
         """Of the task that it runs."""
-        self.left: dict[str, float] = {}
-        """Seconds of small calls that no outcome has told of, by the address of the store."""
+        self.left: dict[str, _Left] = {}
+        """What no outcome has told of, by the address of the store."""
+
+
+class _Left:
+    """What small calls of one thread have taken, and returned, that no outcome has told of."""
+
+    __slots__ = ("bytes", "objects", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.objects = self.bytes = 0
 
 
 class _Here(threading.local):
@@ -56,6 +66,9 @@ class Record:
     # Of those that are not in that list: how many, bytes, seconds to get, and to load.
     more: tuple[int, int, float, float] | None = None
     started: float = 0.0
+    small: int = 0
+    """Results that are sent as they are, numbers not counted."""
+    small_bytes: int = 0
 
     def begin(self) -> None:
         """Measure everything."""
@@ -79,26 +92,40 @@ class Record:
             self.sent = []
         self.sent.append(sent)
 
-    def outcome(self, travels: Any, address: str, left: dict[str, float]) -> Any:
+    def see(self, size: int) -> None:
+        """Note a result that is sent as it is, of about this size in bytes."""
+        self.small += 1
+        self.small_bytes += size
+
+    def outcome(self, travels: Any, address: str, lefts: dict[str, _Left]) -> Any:
         """Return what is sent to the client: what travels, with what was measured if it is much.
 
         Args:
             travels: the outcome.
             address: that of the executor's store.
-            left: the thread's.
+            lefts: the thread's.
         """
+        left = lefts.get(address)
+        if left is None:
+            left = lefts[address] = _Left()
+        if self.small:
+            left.objects += self.small
+            left.bytes += self.small_bytes
         if self.sent is None and self.resolved is None and not self.every:
-            seconds = left.get(address, 0.0) + self.run_s + self.unpack_s
-            if seconds < _LEFT_AT_MOST:
-                left[address] = seconds
+            seconds = left.seconds + self.run_s + self.unpack_s
+            if seconds < _LEFT_AT_MOST and left.bytes < _LEFT_BYTES_AT_MOST:
+                left.seconds = seconds
                 return travels
-        return Measured(travels, self._report(left.pop(address, 0.0)))
+        del lefts[address]
+        return Measured(travels, self._report(left))
 
-    def _report(self, left_s: float) -> Report:
+    def _report(self, left: _Left) -> Report:
         return Report(
             self.run_s,
             self.unpack_s,
-            left_s,
+            left.seconds,
+            left.objects,
+            left.bytes,
             tuple(self.sent or ()),
             tuple(self.resolved or ()),
             self.more,
@@ -114,6 +141,9 @@ class Report(NamedTuple):
     unpack_s: float
     left_s: float
     """How long small calls took that had no report."""
+    small: int
+    """Results that were sent as they are, by this one and those."""
+    small_bytes: int
     sent: tuple[Sent, ...]
     resolved: tuple[tuple[str, str, int, float, float], ...]
     more: tuple[int, int, float, float] | None
@@ -181,6 +211,9 @@ def _measured(outcome: Any, facts: tuple[Any, ...]) -> Measured:
 # Small calls are told of once they have taken so long: it is what telling costs, and some fifty
 # times as much.
 _LEFT_AT_MOST = 0.0002
+
+# And once they have returned so many bytes.
+_LEFT_BYTES_AT_MOST = 65_536
 
 # A task tells of no more objects that it has fetched, one by one.
 _RESOLVED_AT_MOST = 256

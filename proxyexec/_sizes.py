@@ -9,10 +9,20 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["container_bound", "data_size", "holds_data", "parse_size", "root_of", "size_bound"]
+__all__ = [
+    "TINY",
+    "about_size",
+    "container_bound",
+    "data_size",
+    "holds_data",
+    "parse_size",
+    "root_of",
+    "size_bound",
+]
 
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt])?(i)?b?", re.IGNORECASE)
 
@@ -85,6 +95,22 @@ def data_size(obj: Any) -> int | None:
     return None if measure is None else measure(obj)
 
 
+def about_size(obj: Any) -> int:
+    """Return about how many bytes an object takes serialized, where that is known at once.
+
+    0 is the answer for all else, and for numbers.
+    """
+    kind = type(obj)
+    if kind in TINY:
+        return 0
+    if kind is str:
+        return len(obj) if obj.isascii() else sys.getsizeof(obj)
+    try:
+        return data_size(obj) or container_bound(obj) or 0
+    except Exception:  # noqa: BLE001 - objects of others, which may be anything
+        return 0
+
+
 def holds_data(kind: type) -> bool:
     """Tell whether objects of a type may consist of data."""
     return _measure_of(kind) is not None
@@ -146,6 +172,9 @@ def _array_bound(array: Any) -> int | None:
     # One letter for each kind of number; others (objects, records, dates) carry more.
     return array.nbytes + 512 if array.dtype.char in "?bhilqpBHILQPefdgFDG" else None
 
+
+TINY: frozenset[type] = frozenset({type(None), bool, int, float, complex})
+"""Types whose objects are not worth measuring."""
 
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 

@@ -308,6 +308,11 @@ class Store:
         return self._leases is not None
 
     @property
+    def eviction_failures(self) -> int:
+        """How often evicting has failed, in the owning process."""
+        return 0 if self._leases is None else self._leases.failures
+
+    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called in this process."""
         return self._closed

@@ -190,8 +190,8 @@ class Tasks:
         return self.measures.every
 
     def in_flight(self) -> int:
-        """Count the calls that have not ended."""
-        return len(self._in_flight)
+        """Count the tasks that have not ended."""
+        return sum(hasattr(one, "open") for one in list(self._in_flight))  # a map has no outcome
 
     def keep(self, obj: Any, frames: Frames, embedded: Sequence[Kept]) -> Kept:
         """Store an object; see :class:`proxyexec._context.Keeper`."""

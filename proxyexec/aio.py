@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
     from typing_extensions import ParamSpec, Self
 
+    from proxyexec._explain import Explanation
     from proxyexec._future import TaskFuture
     from proxyexec._payloads import Serializers
+    from proxyexec._stats import Stats
     from proxyexec._store import Store
+    from proxyexec._trace_writer import TraceWriter
     from proxyexec.policy import ShouldProxy
 
     P = ParamSpec("P")
@@ -175,6 +179,25 @@ class AsyncStoreExecutor:
     def store(self) -> Store:
         """Where this executor keeps objects."""
         return self._executor.store
+
+    def stats(self) -> Stats:
+        """Return what was done so far, in numbers; see :meth:`proxyexec.StoreExecutor.stats`."""
+        return self._executor.stats()
+
+    def explain(self, handle: Handle[Any], /) -> Explanation:
+        """Say what was sent for a call, and why; see :meth:`proxyexec.StoreExecutor.explain`.
+
+        Raises:
+            ValueError: the call is not packed yet, was cancelled, or is another executor's.
+        """
+        future = handle._submission.future
+        if future is None:
+            raise ValueError("nothing was sent: the call is not packed yet, or was cancelled")
+        return self._executor.explain(future)
+
+    def trace(self, path: str | os.PathLike[str], max_bytes: int | str = "100 MB") -> TraceWriter:
+        """Write what happens into a file; see :meth:`proxyexec.StoreExecutor.trace`."""
+        return self._executor.trace(path, max_bytes)
 
     @overload
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...

@@ -19,6 +19,7 @@
     ├── NotAProxyError            (TypeError)                        a proxy was expected
     ├── CallRecordError           (ValueError)                       a call's record is none
     ├── ArchiveError              (ValueError)                       cannot be unpacked, or must not
+    ├── TraceError                (ValueError)                       cannot be read
     ├── CallDiedError             (BrokenProcessPool)                a call's process ended
     ├── CallTimeoutError          (TimeoutError)                     a call took too long
     ├── CommandError              (BrokenExecutor)                   a command gave no result
@@ -86,6 +87,7 @@ __all__ = [
     "StoreClosedError",
     "StoreFullError",
     "TaskLostError",
+    "TraceError",
     "UnknownSchemeError",
     "UnsafeDirectoryError",
 ]
@@ -274,6 +276,14 @@ class ArchiveError(ProxyExecError, ValueError):
         self.archive, self.member, self.reason = archive, member, reason
         where = archive if member is None else f"{archive}: {member!r}"
         super().__init__(f"{where}: {reason}")
+
+
+class TraceError(ProxyExecError, ValueError):
+    """A file is no trace, is damaged, or of a version that is not known here."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"the trace {path!r} cannot be read: {reason}")
 
 
 class CallDiedError(ProxyExecError, BrokenProcessPool):

@@ -314,16 +314,15 @@ def reason_of(policy: ShouldProxy, answers: Sequence[bool], kind: str, size: int
     return reason
 
 
-def dismissal_of(policy: ShouldProxy, obj: Any, bound: int) -> str:
-    """Say which terms of a policy dismiss an object at a glance."""
+def dismissal_of(policy: ShouldProxy, obj: Any, size: int) -> str:
+    """Say which terms of a policy dismiss an object of about this size at a glance."""
     if isinstance(policy, _All):
-        decides = policy.first if _dismisses(policy.first, obj, bound) else policy.second
-        return dismissal_of(decides, obj, bound)
+        decides = policy.first if _dismisses(policy.first, obj, size) else policy.second
+        return dismissal_of(decides, obj, size)
     if isinstance(policy, _Any):
-        return " and ".join(dismissal_of(one, obj, bound) for one in (policy.first, policy.second))
+        return " and ".join(dismissal_of(one, obj, size) for one in (policy.first, policy.second))
     kind = name_of(type(obj)).removeprefix("builtins.")
-    reason = _reason(policy, kind, bound, wanted=False)
-    return reason.replace(": ", ": at most ", 1) if type(policy) is ProxySize else reason
+    return _reason(policy, kind, size, wanted=False)
 
 
 def _decided(

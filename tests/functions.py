@@ -48,6 +48,10 @@ def die(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def are_one(one, others):
+    return one is others[0]
+
+
 def lengths(items):
     return [len(extract(one)) for one in items]
 

@@ -1,0 +1,362 @@
+"""Traces: complete lines while they grow, bounded, and what is in them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import proxyexec
+from proxyexec import ProxyAlways, ProxySize, ProxyType, Store, StoreExecutor
+from proxyexec.errors import TraceError
+from proxyexec.metrics import TraceReader, read_trace
+from tests import functions
+from tests.conftest import settle
+from tests.redis_server import redis_server
+
+FORK = multiprocessing.get_context("fork")
+BIG = 200_000
+
+
+def make_base(kind="fork"):
+    if kind == "thread":
+        return concurrent.futures.ThreadPoolExecutor(1)
+    return concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context(kind))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.jsonl"
+
+
+def test_the_header_says_what_is_traced(path):
+    before = time.time()
+    with StoreExecutor(make_base(), should_proxy=ProxySize("1 MB")) as executor:
+        with executor.trace(path):
+            pass
+        header = read_trace(path).header
+        assert header.proxyexec_trace == 1
+        assert header.version == proxyexec.__version__
+        assert before <= header.started <= time.time()
+        assert (header.pid, header.workers, header.crosses) == (os.getpid(), 2, True)
+        assert header.executor == "concurrent.futures.process.ProcessPoolExecutor"
+        assert header.policy == "ProxySize(1000000)"
+        assert (header.scheme, header.store) == ("file", executor.store.connector.url)
+        assert (header.lazy, header.nested, header.dedupe) == (True, False, True)
+
+
+def test_the_header_has_no_password(path):
+    pytest.importorskip("redis")
+    path.write_text("what was there before")
+    with redis_server(requirepass="hunter2") as server:
+        place = server.url.partition("://")[2].rpartition("@")[2]
+        store = Store.from_url(f"redis://:hunter2@{place}")
+        with StoreExecutor(make_base("thread"), store, ProxyAlways()) as executor:
+            with executor.trace(path):
+                assert executor.submit(functions.total, [1]).result() == 1
+    header = read_trace(path).header
+    assert (header.scheme, header.store) == ("redis", store.connector.url)
+    assert place in header.store
+    assert "hunter2" not in path.read_text()
+
+
+@pytest.mark.parametrize("kind", ["thread", "fork", "spawn"])
+@pytest.mark.parametrize("lazy", [True, False])
+def test_a_task_line_suffices_to_judge_other_policies(path, kind, lazy):
+    with StoreExecutor(make_base(kind), should_proxy=ProxySize("100 kB"), lazy=lazy) as executor:
+        with executor.trace(path):
+            made = executor.submit(functions.add, bytes(BIG), b=b"a" * 5000)
+            assert len(made.result()) == BIG + 5000
+            settle(executor)
+        trace = read_trace(path)
+    task = trace.tasks[0]
+    first, second, result = task.moved
+    assert [first.what, second.what, result.what] == ["argument", "argument", "result"]
+    assert [first.name, second.name] == [0, "b"]
+    assert [one.type for one in task.moved] == ["bytes"] * 3
+    assert [one.path for one in task.moved] == ["store", "inline", "store"]
+    assert BIG <= first.bytes < BIG + 100
+    assert 5000 <= second.bytes < 5100
+    assert first.decided_by.startswith("ProxySize(100000): ")
+    assert second.decided_by == "ProxySize(100000): 5000 bytes"
+    assert first.key != result.key == task.task
+    if kind != "thread":
+        assert second.exact
+        assert len({one.content for one in task.moved}) == 3
+    assert 0 <= task.submitted <= task.ended == task.t
+    assert task.submitted - 1 < task.started < task.ended + 1
+    assert task.run_s > 0
+    assert task.wait_s > 0
+    assert task.worker.rpartition(":")[2].isdigit()
+    assert [one.key for one in task.resolved] == [first.key]
+
+
+def test_one_object_is_seen_to_be_one_whatever_the_policy(path):
+    data = os.urandom(BIG)
+    contents = []
+    for policy in (ProxySize("100 kB"), None, ProxySize("1 GB"), ProxyType(list)):
+        with StoreExecutor(make_base(), should_proxy=policy) as executor, executor.trace(path):
+            assert list(executor.map(len, [data] * 3, chunksize=1)) == [BIG] * 3
+            assert executor.submit(len, [data]).result() == 1
+            settle(executor)
+        moved = [one for task in read_trace(path).tasks for one in task.moved]
+        contents += [one.content for one in moved if one.type == "bytes"]
+        sizes = {one.bytes for one in moved if one.type == "list"}
+        assert all(BIG <= size < BIG + 300 for size in sizes)
+    assert len(contents) == 12
+    assert len(set(contents)) == 1
+
+
+@pytest.mark.parametrize("chunksize", [1, 4, "auto"])
+@pytest.mark.parametrize("kind", ["thread", "fork"])
+def test_calls_that_pass_untouched_are_traced(path, kind, chunksize):
+    items = [functions.Carrier(bytes(BIG)) if n % 2 else bytes([n]) * BIG for n in range(8)]
+    with StoreExecutor(make_base(kind)) as executor, executor.trace(path):
+        kinds = list(executor.map(functions.kind, items, chunksize=chunksize))
+        assert kinds[:2] == [("bytes", False, False), ("Carrier", False, False)]
+        assert executor.submit(functions.boom).exception()
+        settle(executor)
+    trace = read_trace(path)
+    assert sum(task.calls for task in trace.tasks if task.function == "kind") == 8
+    arguments = [
+        one
+        for task in trace.tasks
+        for one in task.moved
+        if one.what == "argument" and task.function == "kind"
+    ]
+    assert [one.type for one in arguments].count("bytes") == 4
+    assert {one.path for one in arguments} == {"inline"}
+    if kind == "fork":
+        assert all(BIG < one.bytes < BIG + 1000 for one in arguments)
+    assert all(one.decided_by == "ProxyNever(): not wanted" for one in arguments)
+    (failed,) = [task for task in trace.tasks if task.state == "failed"]
+    assert (failed.error, failed.run_s, failed.function) == ("ValueError", None, "boom")
+
+
+def test_identity_within_a_call_that_passes_is_kept(path):
+    with StoreExecutor(make_base()) as executor, executor.trace(path):
+        shared = [1]
+        assert executor.submit(functions.are_one, shared, [shared]).result()
+        chunk = [(shared, [shared])] * 2
+        assert list(executor.map(functions.are_one, *zip(*chunk, strict=True), chunksize=2))[0]
+
+
+def test_what_is_evicted_and_fetched_is_traced(path):
+    with StoreExecutor(make_base(), should_proxy=ProxySize("100 kB")) as executor:
+        with executor.trace(path):
+            result = executor.submit(functions.make_bytes, BIG).result()
+            assert len(result) == BIG
+            key = proxyexec.reference_of(result).key
+            del result
+            assert executor.submit(functions.kind, bytes(BIG)).result()
+            settle(executor)
+            executor.store.usage()
+        trace = read_trace(path)
+    (fetched,) = trace.resolved
+    assert (fetched.key, fetched.type) == (key, "bytes")
+    assert {one.key: one.resolved for one in trace.evicted}[key]
+    assert [one.resolved for one in trace.evicted].count(False) == 1
+    assert all(one.stored_s > 0 for one in trace.evicted)
+    assert trace.end.left_out == 0
+    assert trace.end.stats["bytes_peak"] >= BIG
+
+
+def test_it_is_readable_while_it_grows(path):
+    with StoreExecutor(make_base(), should_proxy=ProxySize("100 kB")) as executor:
+        with executor.trace(path) as writer, TraceReader(path) as reader:
+            trace = reader.read()
+            assert trace.tasks == []
+            executor.submit(functions.add, 1, 1).result()
+            settle(executor)
+            seen = len(reader.read().tasks)
+            assert seen >= 1
+            executor.submit(functions.add, 1, 1).result()
+            settle(executor)
+            assert len(reader.read().tasks) >= seen + 1
+            assert reader.read() is trace
+            assert trace.end is None
+            writer.close()
+            assert reader.read().end is not None
+            executor.submit(functions.add, 1, 1).result()
+            lines = path.read_bytes()
+        assert path.read_bytes() == lines
+
+
+def test_it_is_bounded(path):
+    with StoreExecutor(make_base("thread"), should_proxy=ProxySize("100 kB")) as executor:
+        with executor.trace(path, "20 kB"):
+            for n in range(200):
+                executor.submit(functions.add, n, n).result()
+            settle(executor)
+        trace = read_trace(path)
+    assert path.stat().st_size <= 20_000
+    assert 10 < len(trace.tasks) < 200
+    assert trace.full > 0
+    assert trace.end.left_out + len(trace.tasks) >= 200
+
+
+@pytest.mark.parametrize("size", ["9 kB", 0, -1, "x"])
+def test_it_cannot_be_too_small(path, size):
+    with StoreExecutor(make_base("thread")) as executor:
+        with pytest.raises(ValueError):
+            executor.trace(path, size)
+        assert not path.exists()
+
+
+def test_it_cannot_be_anywhere(tmp_path):
+    with StoreExecutor(make_base("thread")) as executor:
+        with pytest.raises(FileNotFoundError):
+            executor.trace(tmp_path / "missing" / "run.jsonl")
+        assert not executor._measures.every
+
+
+def test_threads_write_whole_lines(path):
+    results = []
+
+    def submit():
+        for n in range(100):
+            results.append(executor.submit(functions.add, "a" * n, "b").result() == "a" * n + "b")
+
+    with StoreExecutor(concurrent.futures.ThreadPoolExecutor(8)) as executor:
+        trace = executor.trace(path)
+        threads = [threading.Thread(target=submit) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    trace.close()
+    assert results == [True] * 800
+    lines = path.read_bytes().splitlines()
+    assert sum(json.loads(line).get("event") == "task" for line in lines) == 800
+
+
+def test_a_full_disk_ends_it_and_nothing_else(small_tmpfs, caplog):
+    path = small_tmpfs / "run.jsonl"
+    with StoreExecutor(make_base("thread"), should_proxy=ProxySize("1 MB")) as executor:
+        with executor.trace(path):
+            (small_tmpfs / "filler").write_bytes(bytes(64 << 20 >> 1))
+            with open(small_tmpfs / "rest", "wb", 0) as file:
+                try:
+                    while True:
+                        file.write(bytes(4096))
+                except OSError:
+                    pass
+            with caplog.at_level(logging.WARNING, "proxyexec"):
+                for n in range(100):
+                    assert executor.submit(functions.add, n, 1).result() == n + 1
+                settle(executor)
+    assert len([one for one in caplog.records if "trace" in one.message]) == 1
+    assert read_trace(path).end is None
+
+
+def test_a_dropped_executor_ends_it(path):
+    executor = StoreExecutor(make_base("thread"), should_proxy=ProxySize("1 MB"))
+    executor.trace(path)
+    executor.submit(functions.add, 1, 1).result()
+    executor.shutdown()
+    del executor
+    import gc
+
+    gc.collect()
+    trace = read_trace(path)
+    assert len(trace.tasks) == 1
+    assert trace.end.stats is None
+
+
+PROGRAM = """
+import os, signal, sys
+from concurrent.futures import ThreadPoolExecutor
+from proxyexec import StoreExecutor
+executor = StoreExecutor(ThreadPoolExecutor(1))
+trace = executor.trace(sys.argv[1])
+for n in range(20):
+    executor.submit(abs, -n).result()
+executor.submit(abs, 1).add_done_callback(lambda _: None)
+executor.shutdown()
+if sys.argv[2] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "forks":
+    child = os.fork()
+    if not child:
+        trace.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("how", ["ends", "killed", "forks"])
+def test_a_program_that_ends_leaves_it_whole(path, how):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, path, how], timeout=60, check=False)
+    assert done.returncode == (-signal.SIGKILL if how == "killed" else 0)
+    trace = read_trace(path)
+    assert len(trace.tasks) == 21
+    assert (trace.end is None) == (how == "killed")
+    assert path.read_bytes().endswith(b"\n")
+
+
+def test_half_of_a_last_line_is_left_out(path):
+    with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
+        executor.submit(functions.add, 1, 1).result()
+        settle(executor)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    assert read_trace(path).end is None
+    with TraceReader(path) as reader:
+        assert reader.read().end is None
+        path.write_bytes(whole)
+        assert reader.read().end is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("{}\n", "line is not the header"),
+        ("nothing\n", "line 1 is damaged"),
+        ("[]\n", "not an object"),
+        ('{"proxyexec_trace": 2, "version": "9.9"}\n', "version 2, which proxyexec 9.9"),
+        ('{"proxyexec_trace": 1}\n', "missing"),
+        ("{header}\nhalf\n", "line 2 is damaged"),
+        ('{header}\n{"event": "task", "t": 1}\n', "missing"),
+        ('{header}\n{"event": "task", "moved": [1]}\n', "line 2 is damaged"),
+    ],
+)
+def test_what_is_no_trace_is_refused(path, text, reason):
+    with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
+        header = path.read_text().splitlines()[0]
+    path.write_text(text.replace("{header}", header))
+    with pytest.raises(TraceError, match=reason) as caught:
+        read_trace(path)
+    assert caught.value.path == str(path)
+
+
+def test_what_later_versions_add_is_passed_over(path):
+    with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
+        executor.submit(functions.add, 1, 1).result()
+        settle(executor)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["later"] = 1
+    lines[1]["moved"][0]["later"] = 1
+    lines.insert(1, {"event": "later"})
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    assert len(read_trace(path).tasks) >= 1
+
+
+def test_two_traces_are_written_side_by_side(tmp_path):
+    with StoreExecutor(make_base("thread")) as executor:
+        with executor.trace(tmp_path / "a"), executor.trace(tmp_path / "b"):
+            executor.submit(functions.add, 1, 1).result()
+            settle(executor)
+        assert not executor._measures.every
+    counts = [len(read_trace(tmp_path / name).tasks) for name in "ab"]
+    assert counts[0] == counts[1] >= 1
