@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from proxyexec._table import bytes_text
 from proxyexec.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -189,21 +190,13 @@ def _beside(counts: ProgressCounts, start: float) -> str:
     """What is shown beside the number of tasks."""
     said = []
     if counts.result_bytes:
-        rate = round(counts.result_bytes / max(time.monotonic() - start, 1e-3))
-        said.append(f"{_size_text(counts.result_bytes)} ({_size_text(rate)}/s)")
+        rate = counts.result_bytes / max(time.monotonic() - start, 1e-3)
+        said.append(f"{bytes_text(counts.result_bytes)} ({bytes_text(rate)}/s)")
     if counts.failed:
         said.append(f"{counts.failed} failed")
     if counts.cancelled:
         said.append(f"{counts.cancelled} cancelled")
     return ", ".join(said)
-
-
-def _size_text(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 _screen = _Screen()

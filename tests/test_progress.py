@@ -221,8 +221,10 @@ def test_what_is_wrong_with_a_map_shows_nothing(threads, processes, capsys):
         with pytest.raises(ValueError, match="size must be"):
             processes.map(functions.identity, [1], progress=seen, **wrong)
         assert seen.counts == []
+    seen = Seen()
     with pytest.raises(TypeError, match="not iterable"):
-        threads.map(functions.identity, 1, progress=True)
+        threads.map(functions.identity, 1, progress=seen)
+    assert seen.counts == []
     with pytest.raises(TypeError, match=r"progress must be True, False, or a function .*, not int"):
         threads.map(functions.identity, [1], progress=1)
     assert capsys.readouterr() == ("", "")
@@ -536,7 +538,7 @@ def test_a_bar_of_tqdm_shows_tasks_bytes_and_failures(threads, capsys):
     assert out == ""
     assert last.startswith("make_bytes: 100%")
     assert "5/5 [" in last
-    assert "5 MB (" in last
+    assert "5.0 MB (" in last
     assert last.endswith("\n")
     futures = [threads.submit(functions.raise_with, "no"), threads.submit(len, "abc")]
     assert len(list(progress(futures, desc="mine"))) == 2
