@@ -62,7 +62,7 @@ class TqdmBar:
     def __init__(self, name: str | None) -> None:
         self._name = name
         self._bar: Any = None
-        self._start = time.monotonic()
+        self._start = self._next = time.monotonic()
 
     def show(self, counts: ProgressCounts) -> None:
         bar = self._bar
@@ -74,7 +74,10 @@ class TqdmBar:
             start = bar.start_t
             bar.reset(total=counts.total)  # a notebook's bar takes a total in no other way
             bar.start_t = start
-        bar.set_postfix_str(_beside(counts, self._start), refresh=False)
+        now = time.monotonic()
+        if counts.closed or now >= self._next:  # what is beside takes longer to write than to draw
+            self._next = now + _BESIDE_SECONDS
+            bar.set_postfix_str(_beside(counts, now - self._start), refresh=False)
         bar.update(counts.ended - bar.n)
 
     def close(self) -> None:
@@ -105,7 +108,7 @@ class RichBar:
             self._task,
             total=counts.total,
             completed=counts.ended,
-            beside=_beside(counts, self._start),
+            beside=_beside(counts, time.monotonic() - self._start),
         )
 
     def close(self) -> None:
@@ -186,11 +189,11 @@ def bar_named(name: str | None) -> Display:
     return RichBar(name)
 
 
-def _beside(counts: ProgressCounts, start: float) -> str:
+def _beside(counts: ProgressCounts, seconds: float) -> str:
     """What is shown beside the number of tasks."""
     said = []
     if counts.result_bytes:
-        rate = counts.result_bytes / max(time.monotonic() - start, 1e-3)
+        rate = counts.result_bytes / max(seconds, 1e-3)
         said.append(f"{bytes_text(counts.result_bytes)} ({bytes_text(rate)}/s)")
     if counts.failed:
         said.append(f"{counts.failed} failed")
@@ -198,5 +201,8 @@ def _beside(counts: ProgressCounts, start: float) -> str:
         said.append(f"{counts.cancelled} cancelled")
     return ", ".join(said)
 
+
+# tqdm draws as often.
+_BESIDE_SECONDS = 0.1
 
 _screen = _Screen()

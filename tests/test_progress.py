@@ -7,6 +7,7 @@ import concurrent.futures
 import fcntl
 import gc
 import itertools
+import json
 import logging
 import os
 import pty
@@ -605,6 +606,59 @@ def test_without_both_libraries_there_is_a_function(threads, without_tqdm, monke
     seen = Seen()
     assert list(threads.map(functions.identity, [1], progress=seen)) == [1]
     assert seen.last().ended == 1
+
+
+NOTEBOOK = """
+import json
+from jupyter_client.manager import start_new_kernel
+
+CELL = '\\n'.join([
+    'import proxyexec',
+    'with proxyexec.ThreadPoolExecutor(2) as pool:',
+    '    items = (10**6 for _ in range(5))',
+    '    sizes = [len(one) for one in pool.map(bytes, items, progress=True)]',
+    'assert sizes == [10**6] * 5',
+])
+kernel, client = start_new_kernel(startup_timeout=60, kernel_name="python3")
+messages = []
+try:
+    reply = client.execute_interactive(CELL, output_hook=messages.append, timeout=60)
+finally:
+    client.stop_channels()
+    kernel.shutdown_kernel(now=True)
+found = [(one["msg_type"], one["content"]) for one in messages]
+print(json.dumps([reply["content"]["status"], found], default=str))
+"""
+
+
+def test_in_a_notebook_it_is_a_widget():
+    for library in ("tqdm", "ipykernel", "ipywidgets", "jupyter_client"):
+        pytest.importorskip(library)
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "connectors")])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    status, messages = json.loads(done.stdout)
+    assert status == "ok", messages
+    kinds = [kind for kind, _ in messages]
+    assert "display_data" in kinds
+    assert "stream" not in kinds  # nothing is written as text
+    states = {}
+    for kind, content in messages:
+        if kind in ("comm_open", "comm_msg"):
+            state = content["data"].get("state", {})
+            states.setdefault(content["comm_id"], {}).update(state)
+    bars = [one for one in states.values() if one.get("bar_style") == "success"]
+    assert [(one["value"], one["max"]) for one in bars] == [(5, 5)]
+    # In whatever kind of spaces.
+    shown = [" ".join(str(one.get("value")).split()) for one in states.values()]
+    assert any("5/5" in text and "5.0 MB" in text for text in shown), shown
 
 
 PROGRAM = """
