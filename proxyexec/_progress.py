@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import os
+import sys
 import threading
 import traceback
 import weakref
@@ -140,8 +141,10 @@ class Counting:
         self._showing: int | None = None
         # Guards all of these. Reentrant, as the garbage collector may drop a map inside.
         self._changed = threading.Condition()
-        # Whoever drops all that could go on with this leaves no bar.
-        weakref.finalize(self, _close_in, os.getpid(), display)
+        # Whoever drops all that could go on with this leaves no bar. A function of the user's may
+        # refer to whoever holds this: held by the finalizer, it would keep it for ever.
+        if display.waited_for:
+            weakref.finalize(self, _close_in, os.getpid(), display)
 
     def begin(self) -> None:
         """Show that no task has ended yet."""
@@ -393,7 +396,17 @@ class _Watched(Iterator[R]):
     ) -> None:
         self._results: Any = results
         self._counting = counting
-        weakref.finalize(self, _see_dropped, counting, drawn).atexit = False
+        self._drawn = drawn
+
+    def __del__(self) -> None:
+        counting = self._counting
+        if sys.is_finalizing():
+            return
+        # The garbage collector may be running anywhere: wait for nobody.
+        if counting.is_read:
+            counting.close(wait=False)
+        elif self._drawn is not None:
+            counting.expect(self._drawn.count)
 
     def __next__(self) -> R:
         self._counting.is_read = True
@@ -410,14 +423,6 @@ class _Watched(Iterator[R]):
             self._results.close()
         finally:
             self._counting.close()
-
-
-def _see_dropped(counting: Counting, drawn: _Drawn[Any] | None) -> None:
-    # The garbage collector may be running anywhere: wait for nobody.
-    if counting.is_read:
-        counting.close(wait=False)
-    elif drawn is not None:
-        counting.expect(drawn.count)
 
 
 def _submit_watched(submit: Submit, counting: Counting, call: Sequence[Any]) -> Any:

@@ -26,6 +26,8 @@ from proxyexec import ProgressCounts, ProxyAlways, ProxySize, StoreExecutor, pro
 from proxyexec.aio import AsyncStoreExecutor
 from proxyexec.errors import MissingExtraError
 from tests import functions
+from tests.chaos.census import eventually
+from tests.conftest import PoolEnd, settle
 
 
 class Seen:
@@ -352,6 +354,32 @@ def test_results_are_let_go_of_as_they_are_read(threads):
         assert dropped() is None
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_who_shows_counts_and_holds_the_results_is_let_go_of(threads, read):
+    class Window:
+        def __init__(self):
+            self.closed = closed
+            self.results = threads.map(functions.identity, range(5), progress=self.show)
+
+        def show(self, counts):
+            if counts.closed:
+                self.closed.set()
+
+    closed = threading.Event()
+    window = Window()
+    if read:
+        assert next(window.results) == 0
+    dropped = weakref.ref(window)
+    del window
+    gc.collect()
+    assert closed.wait(60)
+    # Whoever delivered the last result has let go of its future once the next ones are there.
+    concurrent.futures.wait([threads.submit(functions.identity, n) for n in range(10)])
+    settle(threads)
+    gc.collect()
+    assert dropped() is None
+
+
 def test_calls_go_by_the_submit_of_a_subclass():
     class Own(proxyexec.ThreadPoolExecutor):
         submitted = 0
@@ -563,6 +591,26 @@ def test_a_bar_of_tqdm_learns_of_the_total(threads, capsys):
     assert last.endswith("\n")
 
 
+def test_a_bar_of_a_map_that_never_ends_is_left_when_all_is_dropped(capsys, tmp_path):
+    pytest.importorskip("tqdm")
+    started, release = str(tmp_path / "started"), str(tmp_path / "release")
+    pool = proxyexec.ProcessPoolExecutor(1)
+    calls = [started, *["never"] * 100], [release] * 101
+    pool.map(functions.touch_then_wait, *calls, progress=True, chunksize="auto")
+    try:
+        eventually(lambda: os.path.exists(started), "the first call runs")
+        end = PoolEnd(pool)
+        pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        open(release, "x").close()
+    del pool
+    end.wait()
+    gc.collect()
+    shown = capsys.readouterr().err
+    assert "/101 [" in shown
+    assert shown.endswith("\n")
+
+
 def test_tqdm_can_be_switched_off_by_its_own_variable(threads, capsys, monkeypatch):
     tqdm = pytest.importorskip("tqdm")
     if tuple(map(int, tqdm.__version__.split(".")[:2])) < (4, 66):
@@ -664,6 +712,7 @@ def test_in_a_notebook_it_is_a_widget():
 PROGRAM = """
 import sys, proxyexec
 from tests import functions
+from tests.conftest import settle
 if sys.argv[1] == "rich":
     sys.modules["tqdm.auto"] = None
 
