@@ -15,18 +15,19 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from proxyexec._accounts import close_account
 from proxyexec._carried import callable_name
 from proxyexec._context import PARTS_AT_MOST, Context, Inline, Packed, Stored, part_key
-from proxyexec._events import Moved, Ran, Sent, moved
+from proxyexec._events import Sent, moved
 from proxyexec._future import Deferred, TaskFuture
 from proxyexec._mapped import MappedFunction
+from proxyexec._measures import SMALL_AT_MOST
 from proxyexec._opening import open_outcome
-from proxyexec._ownership import Lease
 from proxyexec._record import Measured
 from proxyexec._sizes import TINY
 from proxyexec._store import is_in_memory, leases_of
 from proxyexec._task import ChunkOutcome, Task, TimedOutcome
-from proxyexec.errors import ArrivalError, ConnectorUnavailableError, name_of
+from proxyexec.errors import ArrivalError, ConnectorUnavailableError
 
 if TYPE_CHECKING:
     from proxyexec._events import Moving, State
@@ -251,96 +252,23 @@ class Call:
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
         measures = self._tasks.measures
-        if error is None and self._report is None and self._sent is None and not measures.every:
-            measures.end_small(clock() - self.since, self.length)
+        if (
+            error is None
+            and self._report is None
+            and self._sent is None
+            and self.length == 1
+            and not measures.every
+        ):
+            measures.small.append(clock() - self.since)
+            if len(measures.small) > SMALL_AT_MOST:
+                measures.settle()
         else:
-            self._measure(error)
+            close_account(self, error)
         held, self._held = self._held, None
         if held is not None:
             self._context.store.start_evicting()
             del held  # which releases the leases, unless others hold them
         self._tasks.discard(self)
-
-    def _measure(self, error: BaseException | None) -> None:
-        """Count what there is to count, now that the task has ended."""
-        ended = clock()
-        measures, report = self._tasks.measures, self._report
-        seconds = ended - self.since if self.since else None
-        measures.end(seconds, self.length, error, report)
-        live = self._context.store.live
-        if live is not None:
-            if report is not None:
-                live.touch([key for key, *_ in report.resolved])
-            if self._held and (error is not None or (report is not None and report.more)):
-                # What it has fetched is not known.
-                live.touch([one.key for one in self._held if type(one) is Lease])
-        state: State = "done" if error is None else "failed"
-        if isinstance(error, CancelledError):
-            state = "cancelled"
-        self._ended = state, "" if error is None else name_of(type(error)), ended
-        has_events = report is not None and (report.sent or report.resolved)
-        if measures.observed and (measures.every or self._sent or has_events):
-            ran = self.ran(*self._ended)
-            for one in ran.moved:
-                if one.what == "result":  # of others they have been told
-                    measures.tell(one)
-            for fetched in ran.resolved:
-                measures.tell(fetched)
-            measures.tell(ran)
-
-    def ran(self, state: State, error: str, ended: float) -> Ran:
-        """Say what was measured of the task.
-
-        Args:
-            state: what has become of it.
-            error: the name of the type of what it raised.
-            ended: when.
-        """
-        report = self._report
-        run_s = unpack_s = pack_s = 0.0
-        if report is not None:
-            run_s, unpack_s, pack_s = report.run_s, report.unpack_s, report.pack_s
-        since = self.since or ended
-        return Ran(
-            max(0.0, ended - since - run_s - unpack_s - pack_s),
-            None if report is None else run_s,
-            unpack_s,
-            pack_s,
-            self.key,
-            self._called,
-            self.length,
-            state,
-            error,
-            since,
-            ended,
-            None if report is None else report.started or None,
-            "" if report is None else report.worker,
-            tuple(self.moved()),
-            () if report is None else report.events(self.key),
-        )
-
-    def moved(self) -> Iterator[Moved]:
-        """Say what was measured of what was sent, as far as that is known by now."""
-        policy, report = self._context.policy, self._report
-        for what, name, one in self._sent or ():
-            yield from moved(what, name, one, policy, self.key)
-        for one in () if report is None else report.sent:
-            yield from moved("result", None, one, policy, self.key)
-
-    @property
-    def called(self) -> str:
-        """The name of what was called."""
-        return self._called
-
-    @property
-    def saw_all(self) -> bool:
-        """Whether all that was sent, by the worker too, is known by now."""
-        return self._report is not None and bool(self._report.worker)
-
-    def explained(self) -> tuple[Ran | None, list[Moved]]:
-        """Return what is known of the task, once it has ended, and of what was sent."""
-        ended = self._ended
-        return None if ended is None else self.ran(*ended), list(self.moved())
 
     def _borrowed(self, result: Deferred) -> Kept | None:
         if self._crosses and is_in_memory(result.reference):
@@ -429,8 +357,10 @@ class PassedCall:
 
     def end(self, error: BaseException | None = None) -> None:
         measures, ended = self._tasks.measures, clock()
-        if error is None:
-            measures.end_small(ended - self.since, self._length)
+        if error is None and self._length == 1:
+            measures.small.append(ended - self.since)
+            if len(measures.small) > SMALL_AT_MOST:
+                measures.settle()
         else:
             measures.end(ended - self.since if self.since else None, self._length, error, None)
         self._tasks.discard(self)

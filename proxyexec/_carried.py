@@ -31,6 +31,9 @@ FUNCTIONS = (
 def callable_name(function: Any) -> str:
     """Return what a callable is called in messages; no proxy is resolved for that."""
     kind = type(function)
+    if kind is types.FunctionType:  # as most are
+        name: str = function.__qualname__
+        return name
     if kind is functools.partial:
         return f"partial({callable_name(function.func)})"
     if issubclass(kind, FUNCTIONS):

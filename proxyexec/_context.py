@@ -333,21 +333,29 @@ class Context(NamedTuple):
             {name: objects.get(id(one), one) for name, one in kwargs.items()},
         )
 
-    def deliver(self, result: Any, key: str, what: Callable[[], str], *, alone: bool = True) -> Any:
+    def deliver(
+        self,
+        result: Any,
+        key: str,
+        what: Callable[[], str],
+        record: Record | None = None,
+        *,
+        alone: bool = True,
+    ) -> Any:
         """Make a result ready to travel to the client.
 
         Args:
             result: what a call returned.
             key: where to store it.
             what: says what it is to the caller, for messages.
+            record: of the task, if it is measured.
             alone: whether it travels alone. What others travel with may be changed, or be one
                 object with theirs, unless it is serialized now.
         """
         if not _delivers:
             return None
-        record = here.mine.record
         if self.passes(result) and (alone or not self.may_change(result)):
-            if record is not None:
+            if record is not None and (type(result) not in TINY or record.every):
                 self._see(result, record)
             return result
         keeper = ResultKeeper(self, key, every=record is not None and record.every)
@@ -367,8 +375,6 @@ class Context(NamedTuple):
 
     def _see(self, result: Any, record: Record) -> None:
         """Note a result that passes."""
-        if type(result) in TINY and not record.every:
-            return
         crossing = os.getpid() != self.client
         exact = False
         if record.every:

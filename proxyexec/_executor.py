@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from proxyexec._explain import Explanation
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
-    from proxyexec._measures import Measures
     from proxyexec._stats import Stats
     from proxyexec._trace_writer import TraceWriter
 
@@ -223,6 +222,7 @@ class StoreExecutor(Executor):
             gathers=not lazy and type(policy) is ProxySize,
             cancels_before_start=base.like_pools or not base.crosses,
         )
+        self._measures = self._tasks.measures
         weakref.finalize(self, self._tasks.no_more).atexit = False
         _log.debug(
             "an executor around a %s, with store %r and policy %r",
@@ -246,10 +246,6 @@ class StoreExecutor(Executor):
     def store(self) -> Store:
         """Where this executor keeps objects."""
         return self._store
-
-    @property
-    def _measures(self) -> Measures:
-        return self._tasks.measures
 
     # Type checkers look at arguments as they do for the standard library, and let futures stand for
     # the first or second of them.
@@ -301,7 +297,7 @@ class StoreExecutor(Executor):
         if type(function) is MappedFunction:
             return self._submit_mapped(function, args)
         if self._never and not self._needs_care(fn, args, kwargs):
-            if self._tasks.measures.every:
+            if self._measures.every:
                 seen = SeenCall(self._tasks, self._context, self._crosses, fn)
                 return self._submit(seen, fn, args, kwargs)
             self._see(args, kwargs.values())
@@ -310,14 +306,16 @@ class StoreExecutor(Executor):
         # Most calls are small: see at a glance that there is nothing to pack.
         passes = context.passes
         if (
-            not self._tasks.measures.every
+            not self._measures.every
             and all(map(passes, args))
             and (not kwargs or all(map(passes, kwargs.values())))
             and context.travels_by_name(fn)
         ):
             call = Call(self._tasks, context, self._crosses, fn)
-            if not (TINY.issuperset(map(type, args)) and not kwargs):
-                self._see(args, kwargs.values())
+            for one in args if not kwargs else (*args, *kwargs.values()):
+                if type(one) not in TINY:  # as most are
+                    self._see(args, kwargs.values())
+                    break
             return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
         return self._submit(Call(self._tasks, context, self._crosses, fn), fn, args, kwargs)
 
@@ -632,7 +630,7 @@ class StoreExecutor(Executor):
         """Count what travels as it is, if it leaves this process."""
         for some in objects:
             if self._crosses and not TINY.issuperset(map(type, some)):
-                self._tasks.measures.see(some)
+                self._measures.see(some)
 
     def _submit_mapped(self, function: MappedFunction, args: Sequence[Any]) -> TaskFuture[Any]:
         context, plainly = self._context, function.function
@@ -641,14 +639,14 @@ class StoreExecutor(Executor):
             return self._submit(call, function, args, {})
         values = list(itertools.chain.from_iterable(args))
         if function.kind is ChunkCall and self._never and not self._needs_care(plainly, values, {}):
-            if self._tasks.measures.every:
+            if self._measures.every:
                 facts = self._tasks, self._context, self._crosses, plainly, len(args)
                 return self._submit(SeenChunkCall(*facts), function, args, {})
             self._see(values)
             passed = PassedCall(self._tasks, self._crosses, len(args))
             return self._start(passed, _ApplyAll(plainly), args, {})
         call = function.kind(self._tasks, context, self._crosses, plainly, len(args))
-        passes = not self._tasks.measures.every and context.atoms_pass(values)
+        passes = not self._measures.every and context.atoms_pass(values)
         if passes:
             self._see(values)
         return self._submit(call, function, args, {}, passes=passes)
@@ -688,7 +686,7 @@ class StoreExecutor(Executor):
                 return failed_future(error)
             raise
         task = call.kind(plain(function), travels, self._context, self._blob, call.key)
-        task.every = self._tasks.measures.every
+        task.every = self._measures.every
         if not futures:
             call.seal()
             return self._start(call, task, args, kwargs)

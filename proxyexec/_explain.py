@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from proxyexec._accounts import known_of, saw_all
 from proxyexec._call import Call
 from proxyexec._table import bytes_text, html_table, seconds_text, text_table
 from proxyexec.errors import name_of
@@ -96,11 +97,11 @@ def explained(future: Future[Any], tasks: Tasks) -> Explanation:
         return Explanation(
             getattr(call, "name", ""), state, error, (), 0, 0.0, None, None, None, None, note
         )
-    ran, moved = call.explained()
+    ran, moved = known_of(call)
     measured = ran is not None and ran.run_s is not None
     fetched = () if ran is None else ran.resolved
     return Explanation(
-        call.called,
+        call._called,
         state,
         error,
         tuple(moved),
@@ -110,7 +111,7 @@ def explained(future: Future[Any], tasks: Tasks) -> Explanation:
         ran.unpack_s if ran is not None and measured else None,
         ran.run_s if ran is not None else None,
         ran.pack_s if ran is not None and measured else None,
-        _EVERY if call.saw_all else _SMALL,
+        _EVERY if saw_all(call) else _SMALL,
     )
 
 

@@ -7,8 +7,10 @@ somebody observes.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
@@ -94,8 +96,10 @@ class Measures:
 
     def __init__(self, live: Live | None) -> None:
         self.counts = Counts()
-        # Of small tasks that have ended, the seconds: appending takes no lock.
-        self._small: deque[float] = deque()
+        self.small: deque[float] = deque()
+        """Seconds of small tasks that are done, each one call with nothing to tell, since the base
+        executor was given it. Appending takes no lock, and those who do so settle when there are
+        many."""
         self._live = live
         self.every = False
         """Whether somebody wants to know of all objects, those that pass at a glance included."""
@@ -106,6 +110,7 @@ class Measures:
         self.observed = False
         """Whether anybody wants to be told."""
         self._failed: set[int] = set()
+        _all.add(self)
 
     def observe(self, callback: Observer, *, every: bool = False) -> Callable[[], None]:
         """Have a callback told of what is measured, from now on.
@@ -153,23 +158,9 @@ class Measures:
                         traceback.format_exc(),
                     )
 
-    def end_small(self, seconds: float, calls: int = 1) -> None:
-        """Count a task that is done, and has nothing to tell.
-
-        Args:
-            seconds: since the base executor was given it.
-            calls: how many it was.
-        """
-        if calls != 1:
-            self.end(seconds, calls, None, None)
-            return
-        self._small.append(seconds)
-        if len(self._small) > _SMALL_AT_MOST:
-            self.settle()
-
     def settle(self) -> None:
         """Count the small tasks that have ended by now."""
-        small = self._small
+        small = self.small
         with self.lock:
             seconds = [small.popleft() for _ in range(len(small))]
             self.counts.tasks_done += len(seconds)
@@ -233,5 +224,15 @@ class Measures:
                     counts.resolve(*report.more)
 
 
-# So many are counted together.
-_SMALL_AT_MOST = 1000
+SMALL_AT_MOST = 1000
+"""So many of them are counted together."""
+
+_all: weakref.WeakSet[Measures] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for measures in list(_all):
+        measures.lock = threading.RLock()  # another thread of the parent may have held the old one
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -32,6 +32,8 @@ from proxyexec.policy import is_proxied
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
+    from proxyexec._record import Record
+
 __all__ = ["StrategyContext", "have_read"]
 
 
@@ -85,9 +87,17 @@ class StrategyContext(Context):
         except DeserializationError as error:
             raise arrival_error("the function", error) from error
 
-    def deliver(self, result: Any, key: str, what: Callable[[], str], *, alone: bool = True) -> Any:
+    def deliver(
+        self,
+        result: Any,
+        key: str,
+        what: Callable[[], str],
+        record: Record | None = None,
+        *,
+        alone: bool = True,
+    ) -> Any:
         by_results = self._replace(serializer=_for_results(self.serializers))
-        return super(StrategyContext, by_results).deliver(result, key, what, alone=alone)
+        return super(StrategyContext, by_results).deliver(result, key, what, record, alone=alone)
 
     def _pack(
         self, candidate: Candidate, keeper: Keeper, embedded: Embedded, *, crossing: bool

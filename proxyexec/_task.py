@@ -176,8 +176,14 @@ class Task:
         if self.every:
             record.begin()
         try:
-            result = self._result(context, record, args, kwargs)
-            travels = context.deliver(result, self._key, self._what)
+            function = self._travels
+            if kwargs or type(function) in SEALED or not SEALED.isdisjoint(map(type, args)):
+                result = self._result(context, record, args, kwargs)
+            else:  # as most are: there is nothing to unpack
+                start = clock()
+                result = function(*args)
+                record.run_s = clock() - start
+            travels = context.deliver(result, self._key, self._what, record)
         finally:
             mine.record = outer
         return record.outcome(travels, context.store.address, mine.left)
@@ -227,6 +233,7 @@ class ChunkTask(Task):
                     self._one(context, record, function, arguments),
                     chunk_key(self._key, number),
                     self._what,
+                    record,
                 )
                 for number, arguments in enumerate(chunk)
             )
@@ -285,7 +292,7 @@ class TimedChunkTask(ChunkTask):
                 if kind not in words and not (kind is int and words and -_LONG < result < _LONG):
                     key = chunk_key(self._key, number)
                     before = clock()
-                    result = context.deliver(result, key, self._what, alone=False)
+                    result = context.deliver(result, key, self._what, record, alone=False)
                     packing += clock() - before
                     weight += weight_of(result)
             except BaseException as error:  # noqa: BLE001 - as pools do

@@ -317,12 +317,19 @@ def reason_of(policy: ShouldProxy, answers: Sequence[bool], kind: str, size: int
 def dismissal_of(policy: ShouldProxy, obj: Any, size: int) -> str:
     """Say which terms of a policy dismiss an object of about this size at a glance."""
     if isinstance(policy, _All):
-        decides = policy.first if _dismisses(policy.first, obj, size) else policy.second
+        decides = policy.first if _would_dismiss(policy.first, obj, size) else policy.second
         return dismissal_of(decides, obj, size)
     if isinstance(policy, _Any):
         return " and ".join(dismissal_of(one, obj, size) for one in (policy.first, policy.second))
     kind = name_of(type(obj)).removeprefix("builtins.")
     return _reason(policy, kind, size, wanted=False)
+
+
+def _would_dismiss(policy: ShouldProxy, obj: Any, size: int) -> bool:
+    try:
+        return _dismisses(policy, obj, size)
+    except Exception:  # noqa: BLE001 - it is asked for words only
+        return False
 
 
 def _decided(
@@ -342,9 +349,13 @@ def _decided(
 
 
 def _reason(policy: ShouldProxy, kind: str, size: int | None, *, wanted: bool) -> str:
-    if isinstance(policy, Policy):
-        return policy.reason(kind, size, wanted)
-    return f"{getattr(policy, '__qualname__', None) or repr(policy)}: {wanted}"
+    try:
+        if isinstance(policy, Policy):
+            return str(policy.reason(kind, size, wanted))
+        called = getattr(policy, "__qualname__", None) or repr(policy)
+    except Exception:  # noqa: BLE001 - nothing fails for want of words
+        called = name_of(type(policy))
+    return f"{called}: {'wanted' if wanted else 'not wanted'}"
 
 
 def _judge(policy: ShouldProxy, candidate: Candidate) -> bool:

@@ -72,6 +72,12 @@ def touch_then_wait(started, release):
     return "done"
 
 
+def wait_then_make_bytes(release, n):
+    while not os.path.exists(release):
+        time.sleep(0.001)
+    return bytes(n)
+
+
 def concat(base, *, num):
     return f"{base}-{num}"
 

@@ -7,7 +7,9 @@ import functools
 import gc
 import logging
 import multiprocessing
+import os
 import pickle
+import threading
 import weakref
 
 import pytest
@@ -318,7 +320,7 @@ def test_callables_are_asked_once_and_named():
     policy = ProxyType(list) & wants
     assert is_proxied(policy, candidate)
     reason = reason_of(policy, candidate.answers, "list", None)
-    assert reason == f"ProxyType(list): list and {wants.__qualname__}: True"
+    assert reason == f"ProxyType(list): list and {wants.__qualname__}: wanted"
     assert len(asked) == 1
 
 
@@ -328,6 +330,35 @@ def test_what_dismisses_at_a_glance_is_named():
     assert dismissal_of(policy, b"a", 33) == "ProxyType(str): bytes"
     both = ProxyType(str) | ProxySize(1000)
     assert dismissal_of(both, 1, 33) == "ProxyType(str): int and ProxySize(1000): 33 bytes"
+
+
+class Speechless(Policy):
+    def judge(self, candidate):
+        return True
+
+    def dismisses(self, obj, bound):
+        if self.asked:
+            raise RuntimeError("dismisses")
+        self.asked = True
+        return True
+
+    def reason(self, kind, size, wanted):
+        raise RuntimeError("reason")
+
+    def __repr__(self):
+        raise RuntimeError("repr")
+
+    asked = False
+
+
+def test_nothing_fails_for_want_of_words():
+    with StoreExecutor(make_base("thread"), should_proxy=Speechless() & ProxySize(1)) as executor:
+        events = told(executor, every=True)
+        assert executor.submit(functions.add, 1, 1).result() == 2
+        assert executor.submit(functions.total, [[1][0]] * 999).result() == 999
+        settle(executor)
+        name = f"{__name__}.Speechless"
+        assert {one.decided_by.partition(":")[0] for one in of(events, Moved)} >= {name}
 
 
 def test_reports_survive_pickling():
@@ -369,3 +400,25 @@ def test_nothing_is_kept_alive_by_being_measured():
         del argument
         gc.collect()
         assert gone() is None
+
+
+def test_a_child_is_not_kept_waiting_by_a_lock_of_its_parents_threads():
+    with StoreExecutor(make_base("thread"), should_proxy=ProxyAlways()) as executor:
+        measures = executor._measures
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with measures.lock:
+                held.set()
+                release.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        pid = os.fork()
+        if not pid:
+            free = measures.lock.acquire(timeout=20)
+            os._exit(0 if free else 1)
+        release.set()
+        thread.join()
+        assert os.waitpid(pid, 0)[1] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import json
 import logging
 import multiprocessing
@@ -21,7 +22,6 @@ from proxyexec.errors import TraceError
 from proxyexec.metrics import TraceReader, read_trace
 from tests import functions
 from tests.conftest import settle
-from tests.redis_server import redis_server
 
 FORK = multiprocessing.get_context("fork")
 BIG = 200_000
@@ -56,6 +56,8 @@ def test_the_header_says_what_is_traced(path):
 
 def test_the_header_has_no_password(path):
     pytest.importorskip("redis")
+    from tests.redis_server import redis_server
+
     path.write_text("what was there before")
     with redis_server(requirepass="hunter2") as server:
         place = server.url.partition("://")[2].rpartition("@")[2]
@@ -264,8 +266,6 @@ def test_a_dropped_executor_ends_it(path):
     executor.submit(functions.add, 1, 1).result()
     executor.shutdown()
     del executor
-    import gc
-
     gc.collect()
     trace = read_trace(path)
     assert len(trace.tasks) == 1
