@@ -595,7 +595,8 @@ def test_a_bar_of_a_map_that_never_ends_is_left_when_all_is_dropped(capsys, tmp_
     pytest.importorskip("tqdm")
     started, release = str(tmp_path / "started"), str(tmp_path / "release")
     pool = proxyexec.ProcessPoolExecutor(1)
-    calls = [started, *["never"] * 100], [release] * 101
+    # A worker has some before they can be cancelled.
+    calls = [started, *(str(tmp_path / str(n)) for n in range(100))], [release] * 101
     pool.map(functions.touch_then_wait, *calls, progress=True, chunksize="auto")
     try:
         eventually(lambda: os.path.exists(started), "the first call runs")
