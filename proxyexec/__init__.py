@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ del _checkout
 
 from proxyexec._executor import StoreExecutor  # noqa: E402 - needs the above
 from proxyexec._future import TaskFuture  # noqa: E402
+from proxyexec._progress import ProgressCounts, progress  # noqa: E402
 from proxyexec._proxy import (  # noqa: E402
     Proxy,
     Reference,
@@ -35,6 +37,7 @@ __all__ = [
     "PickleSerializer",
     "Policy",
     "ProcessPoolExecutor",
+    "ProgressCounts",
     "Proxy",
     "ProxyAlways",
     "ProxyNever",
@@ -52,8 +55,12 @@ __all__ = [
     "is_proxy",
     "is_resolved",
     "own",
+    "progress",
     "reference_of",
     "resolve",
 ]
+
+# Who wants to see messages says so; see docs/progress.md.
+logging.getLogger("proxyexec").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ Knows nothing of base executors.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from time import perf_counter as clock
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from proxyexec._tasks import Tasks
 
 __all__ = ["Call", "PassedCall"]
+
+_log = logging.getLogger("proxyexec.executor")
 
 
 class Call:
@@ -242,6 +245,10 @@ class Call:
                 twice=isinstance(error, (ConnectorUnavailableError, CancelledError)),
             )
             if broken:
+                if not self._tasks.doubtful:
+                    _log.info(
+                        "a worker was lost, and with it a call of %s: %s", self._called, error
+                    )
                 self._tasks.doubtful.append(self._keys)
         self._lent_to = None
         measures = self._tasks.measures

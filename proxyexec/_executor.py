@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import itertools
+import logging
 import operator
 import os
 import threading
@@ -24,8 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 
+from proxyexec import _spans
 from proxyexec._adapters import Base, adapt, forget_pending
 from proxyexec._call import Call, PassedCall
+from proxyexec._carried import callable_name
 from proxyexec._chunk_call import ChunkCall, TimedChunkCall
 from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
@@ -35,6 +38,7 @@ from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._mapped import MappedFunction, plain
 from proxyexec._parts import PartRules
 from proxyexec._payloads import Serializers
+from proxyexec._progress import MapProgress, ShowProgress
 from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
 from proxyexec._seen import SeenCall, SeenChunkCall
@@ -68,8 +72,14 @@ __all__ = ["StoreExecutor"]
 R = TypeVar("R")
 
 
+_log = logging.getLogger("proxyexec.executor")
+
 # No process has this id.
 _NOBODY = 0
+
+
+def _unwatched(submit: Callable[..., Any], *, chunked: bool = False) -> Callable[..., Any]:
+    return submit
 
 
 class StoreExecutor(Executor):
@@ -222,6 +232,12 @@ class StoreExecutor(Executor):
         )
         self._measures = self._tasks.measures
         weakref.finalize(self, self._tasks.no_more).atexit = False
+        _log.debug(
+            "an executor around a %s, with store %r and policy %r",
+            type(base.executor).__name__,
+            self._store.name,
+            policy,
+        )
         attach(policy, self)
 
     def _set_up_group(self, store: GroupStore) -> None:
@@ -312,6 +328,14 @@ class StoreExecutor(Executor):
         Raises:
             RuntimeError: the executor is shut down, or its pool broken.
         """
+        tracing = _spans.active
+        if tracing is not None and not tracing.submits():
+            # Not by what a subclass may have put in place of this: that has been here.
+            submit: Callable[..., Any] = functools.partial(StoreExecutor.submit, self)
+            in_span: TaskFuture[R] = tracing.submit(
+                submit, callable_name(plain(fn)), fn, args, kwargs
+            )
+            return in_span
         if kwargs and not self._options.isdisjoint(kwargs):
             options = {name: kwargs.pop(name) for name in self._options.intersection(kwargs)}
             return self._with_options(options)._submit_with_options(fn, args, kwargs)
@@ -350,6 +374,7 @@ class StoreExecutor(Executor):
         timeout: float | None = None,
         chunksize: int | Literal["auto"] = 1,
         buffersize: int | None = None,
+        progress: ShowProgress = False,
         **options: Any,
     ) -> Iterator[R]:
         """Return an iterator of ``fn`` applied to the items of the iterables, in order.
@@ -373,6 +398,8 @@ class StoreExecutor(Executor):
                 task arrive together, so that no item may wait for another one.
             buffersize: how many tasks may be under way ahead of the results consumed; how many
                 items with ``chunksize="auto"``.
+            progress: whether to show a bar, of tqdm's or rich's, until all tasks have ended; or
+                what to call with a :class:`~proxyexec.ProgressCounts` whenever there is news.
             options: of the base executor, for each task.
 
         Raises:
@@ -380,7 +407,28 @@ class StoreExecutor(Executor):
                 other than ``"auto"``.
             TypeError: ``chunksize`` or ``buffersize`` is not an integer, or the base executor has
                 no such option.
+            MissingExtraError: there is to be a bar, and neither tqdm nor rich is installed.
         """
+        if progress is False or progress is None:
+            return self._map(fn, iterables, timeout, chunksize, buffersize, options)
+        shown = MapProgress(progress, fn, iterables, draws_all=buffersize is None)
+        return shown.of(
+            lambda drawn: self._map(
+                fn, drawn, timeout, chunksize, buffersize, options, shown.watching
+            )
+        )
+
+    def _map(
+        self,
+        fn: Callable[..., R],
+        iterables: Sequence[Iterable[Any]],
+        timeout: float | None,
+        chunksize: int | Literal["auto"],
+        buffersize: int | None,
+        options: dict[str, Any],
+        watching: Callable[..., Any] = _unwatched,
+    ) -> Iterator[R]:
+        """Do what :meth:`map` does; calls go by what ``watching`` makes of what submits them."""
         if options:
             unknown = ", ".join(map(repr, sorted(options.keys() - self._options)))
             if unknown:
@@ -388,18 +436,19 @@ class StoreExecutor(Executor):
             executor = self._with_options(options)
             if executor._base.merges:  # each call may be one task with another
                 return results(
-                    lambda item: executor._submit_with_options(fn, item, {}),
+                    _spans.bound(
+                        watching(lambda item: executor._submit_with_options(fn, item, {}))
+                    ),
                     iterables,
                     timeout,
                     buffersize,
                     self._store.quota,
                 )
-            return executor.map(
-                fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
-            )
+            return executor._map(fn, iterables, timeout, chunksize, buffersize, {}, watching)
         size = _checked_chunksize(chunksize) if self._crosses else 1
         if self._group is not None:  # each item is a call that is written down
-            submit_one = functools.partial(_submit_item, self.submit, fn)
+            submit_one = watching(functools.partial(_submit_item, self.submit, fn))
+            submit_one = _spans.bound(submit_one)
             return results(submit_one, iterables, timeout, buffersize)
         quota = None if self._never else self._store.quota
         given = None
@@ -413,6 +462,7 @@ class StoreExecutor(Executor):
             function = MappedFunction(fn, self._tasks, kind, may_change=may_change)
         # By way of submit(), which subclasses may have changed.
         submit: Callable[..., Any] = functools.partial(_submit_item, self.submit, function)
+        submit = _spans.bound(watching(submit, chunked=size != 1))
         if size is None:
             return automatic_results(
                 submit, iterables, timeout, buffersize, self._tasks, self._workers, given
@@ -580,6 +630,7 @@ class StoreExecutor(Executor):
         if not self._store.is_owner:  # in a forked child, to which nothing of this belongs
             self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
             return
+        _log.debug("shutting down: wait=%s, cancel_futures=%s", wait, cancel_futures)
         self._tasks.no_more()
         end_if_interrupted = getattr(getattr(self, "_base", None), "end_if_interrupted", None)
         if end_if_interrupted is not None:  # or calls that wait for others would wait for those
@@ -681,6 +732,7 @@ class StoreExecutor(Executor):
             elif not passes:
                 args, kwargs = call.pack_all(args, kwargs)
         except BaseException as error:
+            _log.debug("a call of %s cannot be sent: %r", callable_name(plain(function)), error)
             call.end(error)
             if isinstance(error, Exception) and not isinstance(error, ShutDownError):
                 return failed_future(error)
@@ -699,7 +751,7 @@ class StoreExecutor(Executor):
             call.since = clock()
             return self._submit_to_base(task, *packed_args, **packed_kwargs)
 
-        return future_after(futures, call, launch, self._tasks)
+        return future_after(futures, call, _spans.bound(launch), self._tasks)
 
     def _awaited(self, values: Iterable[tuple[Any, Any]]) -> list[TaskFuture[Any]]:
         """The futures that a call waits for; where calls pass untouched, futures do, too."""
@@ -731,6 +783,10 @@ class StoreExecutor(Executor):
     def _start(
         self, call: Call | PassedCall, fn: Any, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> TaskFuture[Any]:
+        tracing = _spans.active
+        if tracing is not None and type(call) is PassedCall:
+            one, calls = (fn.function, len(args)) if type(fn) is _ApplyAll else (fn, 1)
+            fn = tracing.around(fn, callable_name(one), calls)
         call.since = clock()
         try:
             base = self._submit_to_base(fn, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from proxyexec._group_records import (
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from proxyexec._group_calls import GroupCalls
 
 __all__ = ["Reload"]
+
+_log = logging.getLogger("proxyexec.groups")
 
 
 class Reload:
@@ -71,6 +74,13 @@ class Reload:
         for task in self._tasks:
             future = self._calls.known(task)
             found[task] = self._future(task, found) if future is None else future
+        _log.debug(
+            "group %r: of %d calls, %d have an outcome and %d are being run",
+            self._calls.store.group,
+            len(self._tasks),
+            len(self._outcomes),
+            len(self._running),
+        )
         self._clean_up()
         return list(found.values())
 

@@ -13,6 +13,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
+from proxyexec import _spans
 from proxyexec._context import Context, Inline, Stored, joined
 from proxyexec._group_envelope import envelope_of
 from proxyexec._group_records import (
@@ -55,17 +56,32 @@ _LONGEST_MESSAGE = 1000
 class GroupTask:
     """A call of a group on its way to the worker; what the base executor is given to call."""
 
-    def __init__(self, name: str, context: Context | None, blob: bytes, task: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        context: Context | None,
+        blob: bytes,
+        task: str,
+        carrier: _spans.Carrier | None = None,
+    ) -> None:
+        tracing = _spans.active
+        if tracing is not None and context is not None:  # in the client
+            carrier = tracing.carrier(name, task)
+        self._carrier = carrier
         self._context = context
         self._blob = blob
         self._task = task
         self.__name__ = self.__qualname__ = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return GroupTask, (self.__name__, None, self._blob, self._task)
+        return GroupTask, (self.__name__, None, self._blob, self._task, self._carrier)
 
     def __call__(self) -> bytes:
         """Return the call's outcome, as it is written down."""
+        with _spans.NOTHING if self._carrier is None else _spans.running(self._carrier):
+            return self._run()
+
+    def _run(self) -> bytes:
         context = self._context or context_from(self._blob)
         session: Any = context.store.connector
         claim, found, record = self._claimed(session)
@@ -157,6 +173,7 @@ def _outcome(
 def _failure(
     context: Context, record: CallRecord, attempt: str, error: BaseException, seconds: float
 ) -> OutcomeRecord:
+    _spans.note_failure(error)
     said = f"{name_of(type(error))}: {error}"[:_LONGEST_MESSAGE]
     body = envelope_of(context).dumps(packed_error(error, context.errors()))
     return OutcomeRecord("failed", record.name, attempt, said, [], seconds, body=body)

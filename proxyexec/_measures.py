@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Counts", "Event", "Evicted", "Measures", "Moved", "Observer", "Ran", "Resolved"]
 
-_log = logging.getLogger("proxyexec")
+_log = logging.getLogger("proxyexec.executor")
 
 
 @dataclass(slots=True)

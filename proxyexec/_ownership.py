@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeAlias
 
 __all__ = ["Lease", "Leases", "Note"]
 
-_log = logging.getLogger("proxyexec")
+_log = logging.getLogger("proxyexec.store")
 
 # Whenever nothing was released for so long, the connector may give back what it keeps for the next
 # objects.
@@ -376,8 +376,11 @@ class Leases:
                     self._name,
                     error,
                 )
+            else:
+                _log.debug("store %r: evicting failed again: %s", self._name, error)
         else:
             self._left.difference_update(keys)
+            _log.debug("store %r: evicted %d objects", self._name, len(keys))
 
     def _leave(self, keys: Sequence[str]) -> None:
         self._left.update(keys)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 import weakref
@@ -26,6 +27,9 @@ from typing import Any, Protocol
 from proxyexec.errors import StoreFullError
 
 __all__ = ["Quota", "Resumable", "ShutDownError"]
+
+
+_log = logging.getLogger("proxyexec.store")
 
 
 class ShutDownError(RuntimeError):
@@ -98,6 +102,15 @@ class Quota:
         if here.unbounded:
             self.count(key, size)
             return
+        if not self.has_room(size):
+            _log.debug(
+                "%s: %s waits for room for %d bytes: %d of %d are taken",
+                self._url,
+                what,
+                size,
+                self._taken,
+                self.limit,
+            )
         with self.turn():
             if here.stored + size > self.limit:  # its own objects stay for as long as it waits
                 raise self._full(what, size)

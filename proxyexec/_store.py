@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import proxyexec_connectors
 
+from proxyexec import _spans
 from proxyexec._cache import FrameCache
 from proxyexec._contents import Content, Contents, are_equal
 from proxyexec._integrity import Seal, handed_seal, untouched, verified
@@ -34,6 +35,7 @@ from proxyexec._quota import Quota
 from proxyexec._record import here
 from proxyexec._serialize import Candidate, PickleSerializer, Serializer, frames_size
 from proxyexec._sizes import parse_size
+from proxyexec._spans import NOTHING
 from proxyexec._types import NEVER_PROXIED, describe
 from proxyexec.errors import (
     ConnectorFullError,
@@ -48,10 +50,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from proxyexec._leaks import Leaks
+    from proxyexec._spans import Tracing
 
 __all__ = ["Store", "fetch", "is_in_memory", "leases_of", "note_all", "seal_of", "store_at"]
 
-_log = logging.getLogger("proxyexec")
+_log = logging.getLogger("proxyexec.store")
 
 T = TypeVar("T")
 
@@ -119,6 +122,7 @@ class Store:
         # A store that is dropped without being closed ends its thread, which then drops the
         # connector. No joining here: the collector may be running anywhere.
         weakref.finalize(self, self._leases.post, None).atexit = False
+        _log.debug("store %r: opened a session in %s", name, connector.url)
 
     def _set_up(
         self,
@@ -221,6 +225,14 @@ class Store:
             ObjectMissingError: the object is not there, and no default was given.
             IntegrityError: what is there is not what was stored, or this process cannot tell.
         """
+        tracing = _spans.active
+        if tracing is not None:
+            facts = self.connector.url, _checked(reference).key, reference.type_name, reference.size
+            with tracing.resolve(*facts):
+                return self._get(reference, default)
+        return self._get(reference, default)
+
+    def _get(self, reference: Reference, default: Any) -> Any:
         start = time.perf_counter()
         frames = self.fetch(_checked(reference))
         if frames is not None:
@@ -286,7 +298,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connector. In the owning process, all objects go. Closing twice is fine."""
-        self._closed = True
+        was_open, self._closed = not self._closed, True
         if self.quota is not None:
             self.quota.close()
         if self._leases is not None:
@@ -294,6 +306,8 @@ class Store:
         self.connector.close()
         if self.live is not None:
             self.live.clear()
+        if was_open:
+            _log.debug("store %r: closed", self.name)
 
     # For proxies and executors; not part of the public interface.
 
@@ -382,11 +396,13 @@ class Store:
                 self.start_evicting()
             self.quota.take(key, frames_size(frames), _what(obj))
             self._check_open()
+        tracing = _spans.active
         try:
-            if self._seal is None:
-                self.connector.put(key, frames)
-            else:
-                digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
+            with NOTHING if tracing is None else self._span_of_put(tracing, obj, key, frames):
+                if self._seal is None:
+                    self.connector.put(key, frames)
+                else:
+                    digest = self._put_sealed(self._seal, key, frames, content or Content(frames))
         except ConnectorFullError as error:
             raise StoreFullError(_what(obj), error.url, error.needed, error.free) from error
         if self.live is not None:
@@ -484,6 +500,10 @@ class Store:
             record.resolve(reference, get_s, load_s)
         elif self.live is not None:
             self.live.fetched(reference, get_s, load_s)
+
+    def _span_of_put(self, tracing: Tracing, obj: Any, key: str, frames: Frames) -> Any:
+        type_name, _ = describe(type(obj))
+        return tracing.put(self.connector.url, key, type_name, frames_size(frames))
 
     def _put_sealed(self, seal: Seal, key: str, frames: Frames, content: Content) -> bytes:
         """Store frames; return the digest of what has been stored."""
@@ -645,6 +665,7 @@ def _reopen(
         return found
     store = cls.__new__(cls)
     store._set_up(name, connector, serializer, cache_bytes, seal)
+    _log.debug("store %r: opened the session of another process in %s", name, connector.url)
     with _attached_lock:
         _attached[store.address] = store
         while len(_attached) > _ATTACHED_AT_MOST:

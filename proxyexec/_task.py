@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 from proxyexec_connectors._layout import split
 
+from proxyexec import _spans
 from proxyexec._carried import callable_name
 from proxyexec._context import SEALED, Context, Inline, Stored, joined
 from proxyexec._proxy import Reference, is_embedding
@@ -81,15 +82,21 @@ class Failed:
 
 
 def _waiting_for_nothing(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a task wait for no room, if it runs in the client's process: its objects take some."""
+    """Have a task wait for no room, if it runs in the client's process: its objects take some.
+
+    If it belongs to a trace, it is run in a span.
+    """
 
     @functools.wraps(run)
     def running(self: Task, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context = self._context or context_from(self._blob)
         quota = context.store.quota
-        if quota is None:
+        if quota is None and self.carrier is None:
             return run(self, *args, **kwargs)
-        with quota.unbounded():
+        with (
+            _spans.NOTHING if self.carrier is None else self._span(self.carrier, args),
+            _spans.NOTHING if quota is None else quota.unbounded(),
+        ):
             return run(self, *args, **kwargs)
 
     return running
@@ -104,6 +111,9 @@ class Task:
     every = False
     """Whether somebody wants to know everything of it."""
 
+    carrier: _spans.Carrier | None = None
+    """The trace that it belongs to, if there are spans."""
+
     # What was called, once that is unpacked; the object itself is let go of.
     _called: str | None = None
 
@@ -116,6 +126,9 @@ class Task:
         self._blob = blob
         self._key = key
         self.__module__ = getattr(function, "__module__", __name__)
+        tracing = _spans.active
+        if tracing is not None:
+            self.carrier = tracing.carrier(callable_name(function), key)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("__name__", "__qualname__", "__doc__"):
@@ -123,9 +136,9 @@ class Task:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.every or type(self) is not Task:
+        if self.every or self.carrier is not None or type(self) is not Task:
             facts = self._travels, self._traveling_blob(), self._key, type(self), self.every
-            return _task, facts
+            return _task, facts if self.carrier is None else (*facts, self.carrier)
         return _task, (self._travels, self._traveling_blob(), self._key)
 
     @property
@@ -175,6 +188,9 @@ class Task:
             mine.record = outer
         return record.outcome(travels, context.store.address, mine.left)
 
+    def _span(self, carrier: _spans.Carrier, args: Sequence[Any]) -> Any:
+        return _spans.running(carrier)
+
     def _result(
         self, context: Context, record: Record, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
@@ -199,6 +215,9 @@ class Task:
 
 class ChunkTask(Task):
     """Several calls of one function, for ``map`` with a ``chunksize``."""
+
+    def _span(self, carrier: _spans.Carrier, args: Sequence[Any]) -> Any:
+        return _spans.running(carrier, len(args))
 
     @_waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
@@ -277,6 +296,8 @@ class TimedChunkTask(ChunkTask):
                     packing += clock() - before
                     weight += weight_of(result)
             except BaseException as error:  # noqa: BLE001 - as pools do
+                if self.carrier is not None:
+                    _spans.note_failure(error)
                 failed = Failed(packed_error(error, context.errors()))
                 result, weight = failed, weight + weight_of(failed.error)
             results.append(result)
@@ -353,12 +374,21 @@ def _context_from(blob: bytes) -> Context:
     return facts if isinstance(facts, Context) else Context(*facts)
 
 
-def _task(travels: Any, blob: bytes, key: str, cls: type[Task] = Task, every: bool = False) -> Task:
+def _task(
+    travels: Any,
+    blob: bytes,
+    key: str,
+    cls: type[Task] = Task,
+    every: bool = False,
+    carrier: _spans.Carrier | None = None,
+) -> Task:
     """Unpickle a task. What can fail waits until the task is called, where it has a future."""
     task = cls.__new__(cls)
     task._travels, task._context, task._blob, task._key = travels, None, blob, key
     if every:
         task.every = True
+    if carrier is not None:
+        task.carrier = carrier
     return task
 
 

@@ -25,6 +25,7 @@ from proxyexec._call import Call
 from proxyexec._map import checked_buffersize
 from proxyexec._mapped import MappedFunction
 from proxyexec._packing import PackedExecutor, Packer, Submission
+from proxyexec._progress import Counting, MapProgress, ShowProgress
 from proxyexec._proxy import extract, is_proxy, is_resolved
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ class AsyncStoreExecutor:
         *iterables: Iterable[Any] | AsyncIterable[Any],
         buffersize: int | None = None,
         timeout: float | None = None,
+        progress: ShowProgress = False,
     ) -> AsyncGenerator[R, None]:
         """Return an asynchronous iterator of ``fn`` applied to the items, in order.
 
@@ -288,11 +290,14 @@ class AsyncStoreExecutor:
             buffersize: how many tasks may be under way ahead of the results consumed; two for
                 each worker by default.
             timeout: seconds from this call within which each result has to be there.
+            progress: whether to show a bar, or what to call on the loop with a
+                :class:`~proxyexec.ProgressCounts`, as with :meth:`proxyexec.StoreExecutor.map`.
 
         Raises:
             ValueError: ``buffersize`` is below 1.
             TypeError: ``buffersize`` is not an integer.
             RuntimeError: as with :meth:`submit`.
+            MissingExtraError: there is to be a bar, and neither tqdm nor rich is installed.
         """
         loop = self._running_loop()
         most = checked_buffersize(buffersize) or _AHEAD * self._executor._workers
@@ -300,13 +305,19 @@ class AsyncStoreExecutor:
         inner = self._executor
         if inner._crosses and not inner._context.travels_by_name(fn):
             function = MappedFunction(fn, inner._tasks, Call, may_change=True)
-        return results_in_order(
-            functools.partial(self._submit, function, kwargs={}),
+        submit: Any = functools.partial(self._submit, function, kwargs={})
+        counting = None
+        if progress is not False and progress is not None:
+            counting = MapProgress(progress, fn, iterables).counting
+            submit = functools.partial(_submit_watched, submit, counting)
+        results = results_in_order(
+            submit,
             iterables,
             most,
             None if timeout is None else loop.time() + timeout,
             None if inner._never else inner.store.quota,
         )
+        return results if counting is None else counting.until_end(results)
 
     async def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those that there are, and shut the base executor down.
@@ -492,6 +503,14 @@ class _Pending:
         else:
             future.set_result(None)
         return future
+
+
+def _submit_watched(
+    submit: Callable[..., Handle[Any]], counting: Counting, **call: Any
+) -> Handle[Any]:
+    handle = submit(**call)
+    counting.watch(handle)
+    return handle
 
 
 def _submission_in(value: Any) -> Any:

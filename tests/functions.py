@@ -196,3 +196,9 @@ class CountsPickling:
 
     def __call__(self, item):
         return item
+
+
+def odd_only(n):
+    if n % 2 == 0:
+        raise ValueError(f"{n} is even")
+    return n

@@ -713,7 +713,7 @@ def test_a_lost_heartbeat_is_not_the_last(redis_url, monkeypatch, caplog):
             raise ConnectorUnavailableError("redis://there", "gone")
         beaten.set()
 
-    caplog.set_level(logging.WARNING, "proxyexec_connectors")
+    caplog.set_level(logging.WARNING, "proxyexec.connectors.redis")
     with closing(RedisConnector(redis_url, grace=0.03)) as connector:
         monkeypatch.setattr(connector._ownership, "beat", beat)
         assert beaten.wait(30)

@@ -736,7 +736,7 @@ def test_a_failing_fetch_is_said_and_not_hidden(redis_url, caplog):
     from proxyexec_connectors.redis import RedisConnector
     from tests.redis_server import redis_server
 
-    caplog.set_level(logging.DEBUG, "proxyexec_connectors")
+    caplog.set_level(logging.DEBUG, "proxyexec.connectors.redis")
     with redis_server() as server, contextlib.closing(RedisConnector(server.url)) as owner:
         owner.put("key", [bytes(2_500_000)])
         with contextlib.closing(attach(owner.address)) as worker:

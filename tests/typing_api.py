@@ -12,6 +12,7 @@ from typing_extensions import assert_type
 from proxyexec import (
     Policy,
     ProcessPoolExecutor,
+    ProgressCounts,
     Proxy,
     ProxySize,
     ProxyType,
@@ -23,6 +24,7 @@ from proxyexec import (
     clone,
     extract,
     own,
+    progress,
     reference_of,
 )
 from proxyexec.aio import AsyncStoreExecutor, Handle
@@ -46,6 +48,10 @@ def length(text: str) -> int:
 
 def add(one: int, other: int) -> int:
     return one + other
+
+
+def show(counts: ProgressCounts) -> None:
+    assert_type(counts.total, "int | None")
 
 
 def submits(
@@ -87,6 +93,11 @@ def maps(executor: StoreExecutor) -> None:
         list(executor.map(length, ["a"], chunksize=5, buffersize=2, timeout=1)), "list[int]"
     )
     assert_type(executor.map(length, ["a"], chunksize="auto"), Iterator[int])
+    assert_type(executor.map(length, ["a"], progress=True), Iterator[int])
+    assert_type(executor.map(length, ["a"], progress=show), Iterator[int])
+    executor.map(length, ["a"], progress=length)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    for future in progress([executor.submit(length, "a")], total=1, callback=show):
+        assert_type(future.result(), int)
     executor.map(length, ["a"], chunksize="fast")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

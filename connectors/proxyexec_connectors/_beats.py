@@ -16,7 +16,7 @@ from proxyexec_connectors.errors import ConnectorClosedError, ConnectorError
 
 __all__ = ["Beating", "hold", "let_go"]
 
-_logger = logging.getLogger("proxyexec_connectors")
+_logger = logging.getLogger("proxyexec.connectors.claims")
 
 # The thread ends when there was nothing to do for so long.
 _IDLE_SECONDS = 5.0

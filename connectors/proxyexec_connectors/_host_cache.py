@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostCache", "Known", "Write"]
 
-_logger = logging.getLogger("proxyexec_connectors")
+_logger = logging.getLogger("proxyexec.connectors.redis")
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - what we put there is in a directory of mode 0700
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from proxyexec_connectors._redis_link import Link, Options
 
-_logger = logging.getLogger("proxyexec_connectors")
+_logger = logging.getLogger("proxyexec.connectors.redis")
 
 SESSIONS = b"proxyexec:sessions"
 # The set is shared by sessions of any ttl; each heartbeat renews it.
@@ -139,8 +139,13 @@ def sweep(link: Link) -> list[Names]:
     if silent and may_have_dropped_keys(link):
         return silent
     for names in silent:
-        remove(link, names)
+        _remove_dead(link, names)
     return []
+
+
+def _remove_dead(link: Link, names: Names) -> None:
+    remove(link, names)
+    _logger.info("removed what a dead process left: session %s", names.session)
 
 
 def _silent(link: Link, sessions: Sequence[Names]) -> list[Names]:
@@ -217,7 +222,7 @@ class Ownership:
         self._suspects = _silent(self._link, self._suspects)
         if time.monotonic() - self._suspected >= self._grace:
             for names in self._suspects:
-                remove(self._link, names)
+                _remove_dead(self._link, names)
             self._suspects = []
 
     def renew(self) -> None:

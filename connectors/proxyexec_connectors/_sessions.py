@@ -51,7 +51,7 @@ __all__ = [
     "sweep",
 ]
 
-_logger = logging.getLogger("proxyexec_connectors")
+_logger = logging.getLogger("proxyexec.connectors.file")
 
 # How names of sessions start, what the names of their locks end in, and what is added to the
 # name of a session that is being removed.
@@ -299,6 +299,7 @@ def _sweep_one(lock: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor).st_nlink:
             _remove(lock.removesuffix(_LOCK))
+            _logger.info("removed what a dead process left: %s", lock.removesuffix(_LOCK))
     except OSError:  # its owner lives, or locks do not work here
         pass
     finally:

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisConnector"]
 
-_logger = logging.getLogger("proxyexec_connectors")
+_logger = logging.getLogger("proxyexec.connectors.redis")
 
 # Objects up to the first size come and go in one round trip. The pieces of larger ones keep
 # server and client busy at the same time; of 256 KiB to 4 MiB, this is the fastest both ways.

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 import dask
 import distributed
 
-from proxyexec import ProxyAlways, ProxySize, Store, StoreExecutor, extract, is_proxy
+from proxyexec import ProxyAlways, ProxySize, Store, StoreExecutor, extract, is_proxy, spans
 from proxyexec.errors import NoStrategyError
 from proxyexec.serializers import Serializers
 from tests import functions
@@ -33,6 +33,7 @@ from tests.chaos.census import eventually
 from tests.chaos.places import place_of
 from tests.conftest import settle, wait_for_evictions
 from tests.engines.dask_cluster import bytes_of, cluster
+from tests.spanned import Spans, export_to
 
 LONG = "PROXYEXEC_LONG" in os.environ
 
@@ -427,6 +428,46 @@ class Slow:
         begun.set()
         assert go_on.wait(60)
         return int, (1,)
+
+
+def test_progress_counts_calls_that_are_one_task(executor, tmp_path):
+    for options in ({"pure": True}, {"pure": False}, {"retries": 1}):
+        counts, closed = [], threading.Event()
+
+        def show(one, counts=counts, closed=closed):
+            counts.append(one)
+            if one.closed:
+                closed.set()
+
+        results = executor.map(functions.add, [1, 2, 1, 2, 1], [5] * 5, progress=show, **options)
+        assert list(results) == [6, 7, 6, 7, 6]
+        assert closed.wait(60)
+        last = counts[-1]
+        assert (last.ended, last.failed, last.cancelled, last.total) == (5, 0, 0, 5)
+
+
+def test_spans_go_on_in_the_cluster(executor, client, tmp_path):
+    pytest.importorskip("opentelemetry.sdk")
+    directory = tmp_path / "spans"
+    directory.mkdir()
+    seen = Spans(directory)
+    client.run(export_to, str(directory))
+    spans.enable(seen.provider)
+    try:
+        with seen.tracer.start_as_current_span("pipeline"):
+            first = executor.submit(functions.identity, PAYLOAD)
+            second = executor.submit(functions.identity, first)  # which the cluster waits for
+            assert len(second.result(60)) == len(PAYLOAD)
+            assert list(executor.map(functions.add, [1, 2], [3, 4], retries=1)) == [4, 6]
+    finally:
+        spans.disable()
+    pipeline = seen.one("pipeline")
+    submits = seen.named("submit identity") + seen.named("submit add")
+    assert len(submits) == 4
+    assert {one["parent"] for one in submits} == {pipeline["id"]}
+    runs = seen.named("run identity") + seen.named("run add")
+    assert sorted(one["parent"] for one in runs) == sorted(one["id"] for one in submits)
+    assert all(one["process"] != os.getpid() for one in runs)
 
 
 def test_calls_with_keys_do_not_wait_for_each_other(executor, tmp_path):
