@@ -28,7 +28,14 @@ from proxyexec._proxy import (  # noqa: E402
 )
 from proxyexec._serialize import PickleSerializer, Serializer  # noqa: E402
 from proxyexec._store import Store  # noqa: E402
-from proxyexec.policy import Policy, ProxyAlways, ProxyNever, ProxySize, ProxyType  # noqa: E402
+from proxyexec.policy import (  # noqa: E402
+    Policy,
+    ProxyAdaptive,
+    ProxyAlways,
+    ProxyNever,
+    ProxySize,
+    ProxyType,
+)
 from proxyexec.pools import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: E402
 
 __all__ = [
@@ -36,6 +43,7 @@ __all__ = [
     "Policy",
     "ProcessPoolExecutor",
     "Proxy",
+    "ProxyAdaptive",
     "ProxyAlways",
     "ProxyNever",
     "ProxySize",

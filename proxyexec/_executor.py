@@ -47,7 +47,7 @@ from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
 from proxyexec.errors import name_of
-from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy, attach
+from proxyexec.policy import ProxyAdaptive, ProxyNever, ProxySize, ShouldProxy, attach
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from proxyexec._explain import Explanation
     from proxyexec._group_calls import GroupCalls
     from proxyexec._group_store import GroupStore
+    from proxyexec._learning import Learner
     from proxyexec._stats import Stats
     from proxyexec._trace_writer import TraceWriter
 
@@ -112,6 +113,7 @@ class StoreExecutor(Executor):
     """
 
     _group: GroupCalls | None = None
+    _learner: Learner | None = None
 
     def __init__(
         self,
@@ -209,7 +211,7 @@ class StoreExecutor(Executor):
             ownership=ownership,
             dedupe=dedupe,
             # What of an argument is stored by itself makes no difference but in time.
-            gathers=not lazy and type(policy) is ProxySize,
+            gathers=not lazy and type(policy) in (ProxyAdaptive, ProxySize),
             cancels_before_start=base.like_pools or not base.crosses,
         )
         self._measures = self._tasks.measures
@@ -292,7 +294,9 @@ class StoreExecutor(Executor):
                 if type(one) not in TINY:  # as most are
                     self._see(args, kwargs.values())
                     break
-            return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
+            learner = self._learner
+            blob = self._blob if learner is None else learner.blob_for(call, self._blob)
+            return self._start(call, Task(fn, fn, context, blob, call.key), args, kwargs)
         return self._submit(Call(self._tasks, context, self._crosses, fn), fn, args, kwargs)
 
     def map(
@@ -633,7 +637,9 @@ class StoreExecutor(Executor):
             if isinstance(error, Exception) and not isinstance(error, ShutDownError):
                 return failed_future(error)
             raise
-        task = call.kind(plain(function), travels, self._context, self._blob, call.key)
+        learner = self._learner
+        blob = self._blob if learner is None else learner.blob_for(call, self._blob)
+        task = call.kind(plain(function), travels, self._context, blob, call.key)
         task.every = self._measures.every
         if not futures:
             call.seal()
@@ -653,7 +659,10 @@ class StoreExecutor(Executor):
         """The futures that a call waits for; where calls pass untouched, futures do, too."""
         if self._never and not self._crosses:
             return []
-        return [value for _, value in values if type(value) is TaskFuture]
+        futures = [value for _, value in values if type(value) is TaskFuture]
+        if futures and self._learner is not None:
+            self._learner.pass_on(futures)
+        return futures
 
     def _links(self, call: Call, future: TaskFuture[Any]) -> bool:
         """Leave it to the base executor to wait for a future, if it can."""

@@ -13,6 +13,7 @@ from proxyexec import (
     Policy,
     ProcessPoolExecutor,
     Proxy,
+    ProxyAdaptive,
     ProxySize,
     ProxyType,
     Reference,
@@ -27,6 +28,7 @@ from proxyexec import (
 )
 from proxyexec.aio import AsyncStoreExecutor, Handle
 from proxyexec.groups import Group, GroupTaskInfo
+from proxyexec.policy import CostModel, Decision
 from proxyexec.serializers import Arrived, Payload, Serializers, check, encode
 from proxyexec_connectors.durable import DurableConnector, open_session
 from proxyexec_connectors.file import FileConnector
@@ -118,6 +120,11 @@ def serializers() -> None:
 def policies() -> None:
     assert_type(ProxyType(list) & ProxySize("1 MB"), Policy)
     assert_type(~ProxyType(list), Policy)
+    adaptive = ProxyAdaptive("1 GB", calibrate=False)
+    assert_type(adaptive & ~ProxyType(str), Policy)
+    assert_type(adaptive.frozen(), Policy)
+    assert_type(adaptive.explain([], "result"), Decision)
+    assert_type(adaptive.costs, CostModel | None)
     StoreExecutor(None, should_proxy=lambda obj: obj is not None)
     StoreExecutor(None, "memory://", ProxySize(5) | (lambda obj: bool(obj)))
 
