@@ -70,6 +70,7 @@ PARTS = {
     "dask_text": Part("dask_text.py", quick=("--quick",)),
     "dask_factorize": Part("dask_factorize.py", quick=("--quick",)),
     "redis": Part("over_redis.py", quick=("--sizes", "10KB,10MB", "--repeat", "7")),
+    "tuning": Part("tuning.py", quick=("--quick",)),
     "asyncio": Part("asyncio_delay.py", quick=("--repeat", "2")),
 }
 

@@ -33,6 +33,7 @@ _TITLES = {
     "dask_text": "Dask: a map-reduce over text",
     "dask_factorize": "Dask: a blocked factorization",
     "redis": "Redis",
+    "tuning": "Policies",
     "asyncio": "asyncio",
 }
 

@@ -30,7 +30,14 @@ from proxyexec._proxy import (  # noqa: E402
 )
 from proxyexec._serialize import PickleSerializer, Serializer  # noqa: E402
 from proxyexec._store import Store  # noqa: E402
-from proxyexec.policy import Policy, ProxyAlways, ProxyNever, ProxySize, ProxyType  # noqa: E402
+from proxyexec.policy import (  # noqa: E402
+    Policy,
+    ProxyAdaptive,
+    ProxyAlways,
+    ProxyNever,
+    ProxySize,
+    ProxyType,
+)
 from proxyexec.pools import ProcessPoolExecutor, ThreadPoolExecutor  # noqa: E402
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "ProcessPoolExecutor",
     "ProgressCounts",
     "Proxy",
+    "ProxyAdaptive",
     "ProxyAlways",
     "ProxyNever",
     "ProxySize",

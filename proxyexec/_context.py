@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pickle import PickleBuffer
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARGE_FUNCTION",
+    "LARGE_INLINE",
     "SEALED",
     "Context",
     "Inline",
@@ -90,18 +92,20 @@ class Inline:
 
     def __init__(
         self,
-        blob: bytes,
+        blob: Any,
         embedded: tuple[Reference, ...] = (),
         seals: tuple[Seal, ...] = (),
     ) -> None:
-        self.blob = blob
+        self.blob = blob  # bytes, or a view of such
         self.embedded = embedded  # what a result refers to
         self.seals = seals  # as in Stored
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.embedded or self.seals:
-            return Inline, (self.blob, self.embedded, self.seals)
-        return Inline, (self.blob,)
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        more = (self.embedded, self.seals) if self.embedded or self.seals else ()
+        if protocol >= 5 and len(self.blob) >= LARGE_INLINE:
+            # Whoever moves buffers past the pickle need not copy it.
+            return _inline, (PickleBuffer(self.blob), *more)
+        return Inline, (self.blob, *more)
 
 
 class Packed(NamedTuple):
@@ -120,6 +124,9 @@ class Keeper(Protocol):
 
     takes_parts: bool
     """Whether parts of objects may be stored by themselves."""
+
+    shares: bool
+    """Whether many tasks are going to be sent what it keeps."""
 
     @property
     def every(self) -> bool:
@@ -259,6 +266,7 @@ class Context(NamedTuple):
         only = None if self.nested else carried_by(function)
         parts = None if only == [] else self._parts(function, keeper, what, only)
         candidate = Candidate(function, self.serializer, what, parts)
+        candidate.shared = keeper.shares
         with embedding() as embedded:
             frames = candidate.frames
             if frames_size(frames) >= LARGE_FUNCTION and is_proxied(self.policy, candidate):
@@ -432,6 +440,7 @@ class Context(NamedTuple):
             return None
         arrive = make_proxy if self.lazy else fetch
         parts = TakenParts(self.rules, self.serializer, keeper.keep_part, arrive, what, only)
+        parts.shared = keeper.shares
         parts.every = keeper.every
         parts.leave(obj)  # which is judged as a whole
         return parts
@@ -447,6 +456,7 @@ class ResultKeeper:
     def __init__(self, context: Context, key: str, *, every: bool) -> None:
         self.every = every
         self.takes_parts = context.lazy  # or it would be fetched in pieces, for nothing
+        self.shares = False
         self.embedded: tuple[Reference, ...] = ()
         """What the stored result refers to."""
         self._store = context.store
@@ -533,6 +543,10 @@ def _is_unchanged(reference: Reference, candidate: Candidate) -> bool:
         return False
 
 
+def _inline(blob: Any, *more: Any) -> Inline:
+    return Inline(blob if type(blob) is bytes else memoryview(blob).cast("B"), *more)
+
+
 def joined(frames: Frames) -> bytes:
     """Return frames in one piece, which :func:`proxyexec_connectors._layout.split` takes apart."""
     parts, _ = pieces(frames)
@@ -547,6 +561,9 @@ _delivers = True
 
 # Results have no more parts than this that are stored by themselves.
 PARTS_AT_MOST = 256
+
+# From so many bytes on, the serialized form of an object is moved as a buffer, if it can be.
+LARGE_INLINE = 1 << 16
 
 # What is left of a function, its code for instance, is stored from this many bytes on.
 LARGE_FUNCTION = 1 << 16

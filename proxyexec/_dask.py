@@ -15,10 +15,12 @@ import concurrent.futures
 import contextlib
 import copy
 import functools
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pickle import PickleBuffer
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
@@ -29,9 +31,11 @@ from dask.base import tokenize
 from dask.utils import funcname
 from distributed.client import done_callback
 from distributed.protocol import pickle
+from proxyexec_connectors._copying import bytearray_of, bytes_of
 
+from proxyexec._context import LARGE_INLINE, Inline
 from proxyexec._proxy import is_proxy, reference_of
-from proxyexec._record import bare
+from proxyexec._record import Measured, Report, bare
 from proxyexec._task import Task
 
 if TYPE_CHECKING:
@@ -138,13 +142,14 @@ class DaskExecutor:
         options: tuple[dict[str, Any], dict[str, Any]],
     ) -> DaskCall:
         if not isinstance(fn, Task):  # one that passes as it is, as with the client itself
-            call = DaskCall(self.calls, key, options, None, ())
+            call = DaskCall(self.calls, key, options, None, (), ())
             call.future = self.client.submit(fn, *args, key=key, pure=False, **options[0], **kwargs)
             return call
         awaited: list[DaskCall] = []
         args = tuple(_placed(value, awaited) for value in args)
         kwargs = {name: _placed(value, awaited) for name, value in kwargs.items()}
-        return DaskCall(self.calls, key, options, _pickle.dumps((fn, args, kwargs)), awaited)
+        blob, buffers = _pickled((fn, args, kwargs))
+        return DaskCall(self.calls, key, options, blob, buffers, awaited)
 
     def link(self, future: TaskFuture[Any]) -> DaskCall | None:
         """Return what stands for a future in the arguments of a call, if that can wait for it."""
@@ -195,6 +200,7 @@ class DaskCall:
         key: the task's.
         options: of ``Client.submit``, and the annotations of who submitted the call.
         blob: the call; ``None`` where the client has it.
+        buffers: memory of large arguments, which the blob is without.
         awaited: the calls whose outcomes it is given.
     """
 
@@ -204,11 +210,13 @@ class DaskCall:
         key: str,
         options: tuple[dict[str, Any], dict[str, Any]],
         blob: bytes | None,
+        buffers: Sequence[Any],
         awaited: Sequence[DaskCall],
     ) -> None:
         self.key = key
         self.options = options
         self.blob = blob
+        self.buffers = buffers
         self.awaited = awaited
         # Of the client; once it is gone, the cluster forgets the task.
         self.future: Any = None
@@ -273,7 +281,7 @@ class DaskCall:
             self._settled = settled
             callback, self._callback = self._callback, None
             later, self._later = self._later, []
-        self.awaited, self.blob = (), None
+        self.awaited, self.blob, self.buffers = (), None, ()
         try:
             if callback is not None:
                 callback(self)
@@ -433,17 +441,18 @@ class _Calls:
         room = _BATCH_BYTES
         for call in calls:
             room -= len(call.blob or b"")
-            if alike and (call.awaited or call.options != alike[0].options or room < 0):
+            alone = bool(call.awaited or call.buffers)
+            if alike and (alone or call.options != alike[0].options or room < 0):
                 self._send_alike(alike)
                 alike, room = [], _BATCH_BYTES
             alike.append(call)
-            if call.awaited:
+            if alone:
                 self._send_alike(alike)
                 alike = []
         self._send_alike(alike)
 
     def _send_alike(self, calls: Sequence[DaskCall]) -> None:
-        """Send calls that wait for no other ones, or one that does."""
+        """Send calls that wait for no other ones and are small, or one that is not so."""
         calls = [call for call in calls if not call.cancelled()]
         if not calls:
             return
@@ -458,16 +467,20 @@ class _Calls:
                 if len(calls) > 1:
                     futures = self.client.map(_run, blobs, key=keys, pure=False, **options)
                 else:
+                    buffers = calls[0].buffers
                     arguments = (*blobs, *awaited)
+                    if buffers:
+                        arguments = (len(buffers), *buffers, *arguments)
+                    run = _run_with_buffers if buffers else _run
                     futures = [
-                        self.client.submit(_run, *arguments, key=keys[0], pure=False, **options)
+                        self.client.submit(run, *arguments, key=keys[0], pure=False, **options)
                     ]
         except Exception as error:  # noqa: BLE001 - it is theirs
             for call in calls:
                 self.deliver(call, _Settled(None, error))
             return
         for call, future in zip(calls, futures, strict=True):
-            call.future, call.blob = future, None
+            call.future, call.blob, call.buffers = future, None, ()
             self._watch(call)
 
     def _watch(self, call: DaskCall) -> None:
@@ -533,7 +546,7 @@ class _Calls:
             if call.future.status != "finished":
                 settled = await _failure(call.future)
             elif number in outcomes:
-                settled = _Settled(outcomes[number], None)
+                settled = _Settled(_together(outcomes[number]), None)
             self.deliver(call, settled)
 
 
@@ -551,6 +564,9 @@ _IDLE_SECONDS = 1.0
 
 # Calls travel together up to this size, below that which Dask warns of.
 _BATCH_BYTES = 1_000_000
+
+# From this size on, the memory of arguments travels beside the call.
+_LARGE_BUFFERS = 1 << 17
 
 # While others run, outcomes are fetched no more often: together, they cost a fraction.
 _FETCH_SECONDS = 0.01
@@ -581,10 +597,47 @@ def _told(value: Any) -> Any:
     return value if call is None else call.key
 
 
-def _run(blob: bytes, *outcomes: Any) -> Any:
+def _pickled(call: Any) -> tuple[bytes, Sequence[Any]]:
+    """Return a call's pickle, and copies of the memory of its arguments if that is large.
+
+    In the pickle it would be copied several times more: by Dask, on its way.
+    """
+    buffers: list[PickleBuffer] = []
+    blob: bytes = _pickle.dumps(call, buffer_callback=buffers.append)
+    memory = [buffer.raw() for buffer in buffers]
+    if sum(view.nbytes for view in memory) < _LARGE_BUFFERS:
+        return _pickle.dumps(call) if buffers else blob, ()
+    return blob, [_sent_fast(_unchanging(view)) for view in memory]
+
+
+def _unchanging(view: memoryview) -> Any:
+    """Return a copy of memory, unless nobody can change it."""
+    if type(view.obj) is bytes:
+        return view
+    return bytes_of(view) if view.readonly else bytearray_of(view)
+
+
+def _sent_fast(memory: Any) -> Any:
+    """Return memory as what Dask sends without copying it."""
+    # That is what it knows arrays for; other buffers take twice as long.
+    numpy: Any = sys.modules.get("numpy")
+    return PickleBuffer(memory) if numpy is None else numpy.frombuffer(memory, "u1")
+
+
+def _run_with_buffers(count: int, *arguments: Any) -> Any:
+    """Make a call in a worker, whose first arguments are memory."""
+    blob, *outcomes = arguments[count:]
+    buffers = arguments[:count]
+    if _distributed.get_worker().address.startswith("inproc:"):
+        # They have come here as they are, and would so once more if the task was run again.
+        buffers = tuple(one if memoryview(one).readonly else bytearray_of(one) for one in buffers)
+    return _run(blob, *outcomes, buffers=buffers)
+
+
+def _run(blob: bytes, *outcomes: Any, buffers: Sequence[Any] = ()) -> Any:
     """Make a call in a worker; ``outcomes`` are those of the calls that it waited for."""
-    task, args, kwargs = _pickle.loads(blob)
-    outcomes = tuple(map(bare, outcomes))
+    task, args, kwargs = _pickle.loads(blob, buffers=buffers)
+    outcomes = tuple(bare(_together(one)) for one in outcomes)
     args = [outcomes[one.number] if type(one) is _Awaited else one for one in args]
     kwargs = {
         name: outcomes[one.number] if type(one) is _Awaited else one for name, one in kwargs.items()
@@ -592,7 +645,44 @@ def _run(blob: bytes, *outcomes: Any) -> Any:
     outcome = task(*args, **kwargs)
     if _is_unwanted():
         task.withdraw(outcome)
-    return outcome
+    return _apart(outcome)
+
+
+class _Beside(NamedTuple):
+    """What travels beside an outcome."""
+
+    rest: Inline | None
+    """Of an object in its serialized form, all but that."""
+    report: Report | None
+    """What was measured."""
+
+
+def _apart(outcome: Any) -> Any:
+    """Return an outcome beside what belongs to it, so that Dask sees what is large.
+
+    Dask has ways of its own to send many kinds of objects, and to tell their size, but not if they
+    are inside of ours.
+    """
+    alone = bare(outcome)
+    if type(alone) is Inline and len(alone.blob) >= LARGE_INLINE:
+        rest = Inline(b"", alone.embedded, alone.seals)
+        memory = _sent_fast(alone.blob)
+    elif alone is outcome:
+        return outcome
+    else:
+        rest, memory = None, alone
+    report = None if alone is outcome else outcome.report
+    return memory, _Beside(rest, report)
+
+
+def _together(outcome: Any) -> Any:
+    """Undo :func:`_apart`."""
+    if not (type(outcome) is tuple and len(outcome) == 2 and type(outcome[1]) is _Beside):
+        return outcome
+    alone, (rest, report) = outcome
+    if rest is not None:
+        alone = Inline(memoryview(alone).cast("B"), rest.embedded, rest.seals)
+    return alone if report is None else Measured(alone, report)
 
 
 def _is_unwanted() -> bool:

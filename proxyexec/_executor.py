@@ -18,7 +18,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from time import perf_counter as clock
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -32,8 +32,10 @@ from proxyexec._carried import callable_name
 from proxyexec._chunk_call import ChunkCall, TimedChunkCall
 from proxyexec._chunks import automatic_results
 from proxyexec._context import Context
+from proxyexec._described import TUNED, Described
 from proxyexec._foreign import in_a_thread
 from proxyexec._future import TaskFuture, failed_future, future_of
+from proxyexec._grouped import Grouped
 from proxyexec._map import are_at_hand, chunked_results, results
 from proxyexec._mapped import MappedFunction, plain
 from proxyexec._parts import PartRules
@@ -43,27 +45,19 @@ from proxyexec._proxy import Proxy
 from proxyexec._quota import ShutDownError
 from proxyexec._seen import SeenCall, SeenChunkCall
 from proxyexec._serialize import PickleSerializer
-from proxyexec._sizes import TINY, parse_size
-from proxyexec._stats import stats_of
+from proxyexec._sizes import TINY
 from proxyexec._store import Store
 from proxyexec._strategy_context import StrategyContext, have_read
 from proxyexec._task import Task, blob_of
 from proxyexec._tasks import Tasks
 from proxyexec._waiting import future_after
-from proxyexec.errors import name_of
-from proxyexec.policy import ProxyNever, ProxySize, ShouldProxy, attach
+from proxyexec.policy import ProxyAdaptive, ProxyNever, ProxySize, ShouldProxy, attach
 
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Connector
-    from typing_extensions import ParamSpec, Self
+    from typing_extensions import ParamSpec
 
-    from proxyexec._config_stack import StoreExecutorSpec
-    from proxyexec._explain import Explanation
-    from proxyexec._group_calls import GroupCalls
-    from proxyexec._group_store import GroupStore
-    from proxyexec._leaks import Leaks
-    from proxyexec._stats import Stats
-    from proxyexec._trace_writer import TraceWriter
+    from proxyexec._learning import Learner
 
     P = ParamSpec("P")
 
@@ -74,15 +68,12 @@ R = TypeVar("R")
 
 _log = logging.getLogger("proxyexec.executor")
 
-# No process has this id.
-_NOBODY = 0
-
 
 def _unwatched(submit: Callable[..., Any], *, chunked: bool = False) -> Callable[..., Any]:
     return submit
 
 
-class StoreExecutor(Executor):
+class StoreExecutor(Described, Grouped, Executor):
     """An executor that moves references instead of data, around one that runs tasks.
 
     Arguments and results that the policy wants go into a store, once; the base executor carries
@@ -123,11 +114,10 @@ class StoreExecutor(Executor):
             other hosts; or it cannot read what ``serializers`` write.
     """
 
-    _group: GroupCalls | None = None
+    _learner: Learner | None = None
 
-    # What it was made of: the base executor as it was given, or a configuration.
-    _given: Any = None
-    _spec: StoreExecutorSpec | None = None
+    # Tells the tuner how long this was in use, in a program that it has started.
+    _timed: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -144,6 +134,10 @@ class StoreExecutor(Executor):
         task_group: bool | str | uuid.UUID | None = None,
         task_group_max_age: float | None = None,
     ) -> None:
+        if TUNED in os.environ:
+            from proxyexec._tune_override import overridden  # noqa: PLC0415 - for the tuner only
+
+            store, should_proxy = overridden(store, should_proxy, task_group)
         base = adapt(executor)
         self._given = executor
         self._base = base.executor
@@ -170,6 +164,10 @@ class StoreExecutor(Executor):
         finally:
             if group is not None:
                 group.leave(close=close_store)
+        if TUNED in os.environ:
+            from proxyexec._tune_override import timed  # noqa: PLC0415
+
+            self._timed = timed(self._tasks)
 
     def _set_up(
         self,
@@ -227,7 +225,7 @@ class StoreExecutor(Executor):
             ownership=ownership,
             dedupe=dedupe,
             # What of an argument is stored by itself makes no difference but in time.
-            gathers=not lazy and type(policy) is ProxySize,
+            gathers=not lazy and type(policy) in (ProxyAdaptive, ProxySize),
             cancels_before_start=base.like_pools or not base.crosses,
         )
         self._measures = self._tasks.measures
@@ -239,56 +237,6 @@ class StoreExecutor(Executor):
             policy,
         )
         attach(policy, self)
-
-    def _set_up_group(self, store: GroupStore) -> None:
-        from proxyexec._group_calls import GroupCalls  # noqa: PLC0415 - most have none
-
-        # What is written down is for other processes, whoever writes it.
-        self._context = self._context._replace(client=_NOBODY)
-        self._blob = blob_of(self._context)
-        # Not a method of ours: executors that are dropped go at once.
-        submit = self._base.submit
-        self._group = GroupCalls(store, self._context, self._blob, self._tasks, submit)
-
-    @classmethod
-    def from_config(
-        cls, source: Any = None, *, allow: Sequence[str] | None = None, environment: bool = True
-    ) -> Self:
-        """Make an executor, with its base executor, store and policy, from a configuration.
-
-        Nothing is started before all of it has been checked. What it names is imported for that.
-
-        Args:
-            source: the path of a file of JSON, TOML or YAML, a mapping, or a
-                :class:`~proxyexec.config.StoreExecutorSpec`. ``None`` is the file that
-                ``PROXYEXEC_CONFIG`` names, if it does.
-            allow: modules that may be imported, with all that are in them; any for ``None``.
-            environment: whether variables such as ``PROXYEXEC_STORE`` fill in what ``source`` does
-                not say, and come before what a file says.
-
-        Raises:
-            ConfigError: something is wrong with it; says where, and what.
-            OSError: the file cannot be read.
-            MissingExtraError: pydantic is not installed, or what reads such a file.
-            Exception: what opening the store, or making the base executor, raised.
-        """
-        from proxyexec.config import load  # noqa: PLC0415 - most programs need no pydantic
-
-        executor: Self = load(source, allow=allow, environment=environment).build(cls)
-        return executor
-
-    def config(self) -> StoreExecutorSpec:
-        """Return what this executor was made of, as a configuration.
-
-        Raises:
-            ConfigError: data cannot describe it: a policy without a name, say. Says which part.
-            MissingExtraError: pydantic is not installed.
-        """
-        if self._spec is None:
-            from proxyexec.config import described  # noqa: PLC0415
-
-            return described(self)
-        return self._spec
 
     @property
     def store(self) -> Store:
@@ -364,7 +312,10 @@ class StoreExecutor(Executor):
                 if type(one) not in TINY:  # as most are
                     self._see(args, kwargs.values())
                     break
-            return self._start(call, Task(fn, fn, context, self._blob, call.key), args, kwargs)
+            # Most learn nothing: one more call would cost each of these.
+            learner = self._learner
+            blob = self._blob if learner is None else learner.blob_for(call, self._blob)
+            return self._start(call, Task(fn, fn, context, blob, call.key), args, kwargs)
         return self._submit(Call(self._tasks, context, self._crosses, fn), fn, args, kwargs)
 
     def map(
@@ -473,153 +424,6 @@ class StoreExecutor(Executor):
             return chunked_results(submit, iterables, timeout, buffersize, size, quota)
         return results(submit, iterables, timeout, buffersize, quota)
 
-    def leaks(self) -> Leaks:
-        """Return what is in the store now, and who holds it; see :meth:`Store.leaks`."""
-        return self._store.leaks()
-
-    def stats(self) -> Stats:
-        """Return what was done so far, in numbers: what moved, how, and what it took.
-
-        Over all processes: workers report with each outcome. Of calls that are small and run for
-        next to no time, each worker's last fifth of a millisecond may be missing. See "Seeing what
-        moves" in the documentation.
-        """
-        return stats_of(self._tasks)
-
-    def trace(self, path: str | os.PathLike[str], max_bytes: int | str = "100 MB") -> TraceWriter:
-        """Write what happens from now on into a file: a line of JSON for each event.
-
-        It ends when the context manager that this returns does, or its ``close()`` is called, and
-        with the executor. See "A trace of a run" in the documentation.
-
-        Objects whose size nobody can tell are serialized for that where calls pass untouched.
-
-        Args:
-            path: of the file; what is there is written over.
-            max_bytes: how large it may become, in bytes or as ``"100 MB"``. What comes later is
-                only counted.
-
-        Raises:
-            OSError: the file cannot be written.
-            ValueError: ``max_bytes`` is not a size, or below 10 kB.
-        """
-        # Only now: most programs write none.
-        from proxyexec._trace_writer import TraceWriter  # noqa: PLC0415
-
-        return TraceWriter(self._tasks, path, parse_size(max_bytes), self._facts())
-
-    def explain(self, future: Future[Any], /) -> Explanation:
-        """Say what was sent for a call, which way, why, and what it cost.
-
-        Of objects that were serialized, stored, or passed on as references, that is known. Those
-        that pass at a glance are listed if a trace was being written; and so are all of calls that
-        pass untouched, where there is no policy. Nothing is fetched or asked for this.
-
-        Args:
-            future: what :meth:`submit` returned. It need not be done; more is known then.
-
-        Raises:
-            TypeError: it is not a future of ours.
-            ValueError: it is one of another executor.
-        """
-        from proxyexec._explain import explained  # noqa: PLC0415 - most programs ask for none
-
-        return explained(future, self._tasks)
-
-    def _facts(self) -> dict[str, Any]:
-        """Say what is traced."""
-        base: Any = getattr(self, "_base", self)
-        base = base.client if hasattr(base, "client") else getattr(base, "executor", base)
-        workers = getattr(base, "__dict__", {}).get(
-            "_max_workers"
-        )  # not those that would be started to tell
-        url, context = self._store.connector.url, self._context
-        return {
-            "executor": name_of(type(base)),
-            "workers": workers if isinstance(workers, int) else None,
-            "crosses": self._crosses,
-            "store": url,
-            "scheme": url.partition(":")[0],
-            "policy": repr(context.policy),
-            "lazy": context.lazy,
-            "nested": context.nested,
-            "dedupe": self._tasks.dedupe,
-        }
-
-    @property
-    def task_group_id(self) -> str | None:
-        """The name of the task group; ``None`` without one."""
-        return None if self._group is None else self._group.store.group
-
-    @property
-    def task_count_submitted(self) -> int:
-        """How many calls of the task group are written down, as far as this executor knows.
-
-        Those that were there when the group was opened, or reloaded, and those submitted here.
-
-        Raises:
-            ValueError: there is no group.
-        """
-        return self._in_group("task_count_submitted").store.calls
-
-    def reload_tasks(self, *, resubmit: bool = True) -> list[TaskFuture[Any]]:
-        """Return the futures of all calls of the task group, in the order of their submission.
-
-        Those that have ended are done. Those that somebody runs are watched. The others are
-        submitted again, as are those whose worker or client has died. Nothing that has an outcome
-        is run again, and of several who run the same call, the first outcome counts for all.
-
-        Args:
-            resubmit: whether to do so. If not, futures of calls that nobody runs have a
-                :class:`~proxyexec.errors.TaskLostError`.
-
-        Raises:
-            ValueError: there is no group.
-            ConnectorError: its place cannot be reached.
-        """
-        return self._in_group("reload_tasks()").reload(resubmit=resubmit)
-
-    def register(self, fn: Callable[..., Any], /) -> str:
-        """Store a function in the task group, once, and return its id.
-
-        The id is a digest of the function as it is stored: the same function has the same one.
-
-        Raises:
-            ValueError: there is no group.
-            SerializationError: the function cannot be pickled.
-        """
-        return self._in_group("register()").register(fn)
-
-    def submit_registered(self, function_id: str, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
-        """Submit a call of a function that somebody has registered in the task group.
-
-        Raises:
-            ValueError: there is no group.
-            ObjectMissingError: there is no such function in it.
-        """
-        group = self._in_group("submit_registered()")
-        return group.submit(self._base.submit, None, args, kwargs, registered=function_id)
-
-    def batch(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context manager: calls that are submitted within are sent when it ends.
-
-        They and their arguments are written down in one go, and submitted one after the other. If
-        an error leaves the block, none is, and their futures have that error. What is submitted by
-        other threads meanwhile goes its own way.
-
-        Raises:
-            ValueError: there is no task group.
-        """
-        return self._in_group("batch()").batch()
-
-    def _in_group(self, what: str) -> GroupCalls:
-        if self._group is None:
-            raise ValueError(
-                f"{what} needs a task group, as in StoreExecutor(executor, 'file:///a/directory', "
-                "task_group=True): only there, calls are written down"
-            )
-        return self._group
-
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shut the base executor down, as :meth:`concurrent.futures.Executor.shutdown` does.
 
@@ -648,6 +452,8 @@ class StoreExecutor(Executor):
         ):
             return
         self._shut_base_down(wait=wait, cancel_futures=cancel_futures)
+        if self._timed is not None:
+            self._timed()
 
     @property
     def _workers(self) -> int:
@@ -737,7 +543,7 @@ class StoreExecutor(Executor):
             if isinstance(error, Exception) and not isinstance(error, ShutDownError):
                 return failed_future(error)
             raise
-        task = call.kind(plain(function), travels, self._context, self._blob, call.key)
+        task = call.kind(plain(function), travels, self._context, self._blob_for(call), call.key)
         task.every = self._measures.every
         if not futures:
             call.seal()
@@ -753,11 +559,19 @@ class StoreExecutor(Executor):
 
         return future_after(futures, call, _spans.bound(launch), self._tasks)
 
+    def _blob_for(self, call: Call) -> bytes:
+        """The context that a task travels with, serialized."""
+        learner = self._learner
+        return self._blob if learner is None else learner.blob_for(call, self._blob)
+
     def _awaited(self, values: Iterable[tuple[Any, Any]]) -> list[TaskFuture[Any]]:
         """The futures that a call waits for; where calls pass untouched, futures do, too."""
         if self._never and not self._crosses:
             return []
-        return [value for _, value in values if type(value) is TaskFuture]
+        futures = [value for _, value in values if type(value) is TaskFuture]
+        if futures and self._learner is not None:
+            self._learner.pass_on(futures)
+        return futures
 
     def _links(self, call: Call, future: TaskFuture[Any]) -> bool:
         """Leave it to the base executor to wait for a future, if it can."""

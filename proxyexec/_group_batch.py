@@ -28,6 +28,7 @@ class Batch:
     """
 
     takes_parts = True
+    shares = False
     every = False
 
     def __init__(self, store: GroupStore) -> None:

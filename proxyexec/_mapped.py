@@ -31,6 +31,7 @@ class MappedFunction:
     """
 
     takes_parts = True
+    shares = True
 
     def __init__(self, function: Any, tasks: Tasks, kind: type[Call], *, may_change: bool) -> None:
         self.function = function

@@ -121,6 +121,8 @@ class TakenParts(Parts):
         self._arrive = arrive
         self._what = what
         self._only = None if only is None else {id(one): one for one in only}
+        self.shared = False
+        """Whether many tasks are going to be sent them."""
         self.sent: list[Sent] = []
         """What was measured of them."""
         self.every = False
@@ -192,6 +194,7 @@ class TakenParts(Parts):
         if self._rules.dismisses(obj):
             return None
         candidate = Candidate(obj, self._serializer, f"a part of {self._what}")
+        candidate.shared = self.shared
         with embedding() as inside:
             try:
                 if not is_proxied(policy, candidate):

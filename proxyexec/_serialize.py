@@ -181,7 +181,7 @@ class Candidate:
         parts: takes out what is to travel by itself; what is left is the candidate.
     """
 
-    __slots__ = ("_frames", "answers", "obj", "parts", "seconds", "serializer", "what")
+    __slots__ = ("_frames", "answers", "obj", "parts", "seconds", "serializer", "shared", "what")
 
     def __init__(
         self,
@@ -198,6 +198,8 @@ class Candidate:
         """What the terms of a policy have said of it."""
         self.seconds = 0.0
         """How long it took to serialize."""
+        self.shared = False
+        """Whether many tasks are going to be sent it: it is of a callable that is mapped."""
         self._frames: Frames | None = None
 
     @property

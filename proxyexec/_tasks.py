@@ -69,6 +69,7 @@ class Tasks:
     """
 
     takes_parts = True
+    shares = False
 
     def __init__(
         self,

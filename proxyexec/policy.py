@@ -18,13 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+from proxyexec._costs import CostModel
 from proxyexec._serialize import Candidate, PickleSerializer
 from proxyexec._sizes import holds_data, parse_size, size_bound
 from proxyexec._types import NEVER_PROXIED
 from proxyexec.errors import PolicyError, SerializationError, name_of
 
 __all__ = [
+    "CostModel",
+    "Decision",
     "Policy",
+    "ProxyAdaptive",
     "ProxyAlways",
     "ProxyNever",
     "ProxySize",
@@ -389,3 +393,7 @@ def _overlooks(policy: ShouldProxy, kind: type) -> bool:
 
 def _smallest(policy: ShouldProxy) -> int:
     return policy.smallest if isinstance(policy, Policy) else 0
+
+
+# It is a policy, so it needs the above.
+from proxyexec._adaptive import Decision, ProxyAdaptive  # noqa: E402

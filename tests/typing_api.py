@@ -14,6 +14,7 @@ from proxyexec import (
     ProcessPoolExecutor,
     ProgressCounts,
     Proxy,
+    ProxyAdaptive,
     ProxySize,
     ProxyType,
     Reference,
@@ -29,6 +30,7 @@ from proxyexec import (
 )
 from proxyexec.aio import AsyncStoreExecutor, Handle
 from proxyexec.groups import Group, GroupTaskInfo
+from proxyexec.policy import CostModel, Decision
 from proxyexec.serializers import Arrived, Payload, Serializers, check, encode
 from proxyexec_connectors.durable import DurableConnector, open_session
 from proxyexec_connectors.file import FileConnector
@@ -129,6 +131,11 @@ def serializers() -> None:
 def policies() -> None:
     assert_type(ProxyType(list) & ProxySize("1 MB"), Policy)
     assert_type(~ProxyType(list), Policy)
+    adaptive = ProxyAdaptive("1 GB", calibrate=False)
+    assert_type(adaptive & ~ProxyType(str), Policy)
+    assert_type(adaptive.frozen(), Policy)
+    assert_type(adaptive.explain([], "result"), Decision)
+    assert_type(adaptive.costs, CostModel | None)
     StoreExecutor(None, should_proxy=lambda obj: obj is not None)
     StoreExecutor(None, "memory://", ProxySize(5) | (lambda obj: bool(obj)))
 
