@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -67,8 +66,5 @@ __all__ = [
     "reference_of",
     "resolve",
 ]
-
-# Who wants to see messages says so; see docs/progress.md.
-logging.getLogger("proxyexec").addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from proxyexec._table import bytes_text
+from proxyexec._sizes import format_size
 from proxyexec.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _beside(counts: ProgressCounts, seconds: float) -> str:
     said = []
     if counts.result_bytes:
         rate = counts.result_bytes / max(seconds, 1e-3)
-        said.append(f"{bytes_text(counts.result_bytes)} ({bytes_text(rate)}/s)")
+        said.append(f"{format_size(counts.result_bytes)} ({format_size(rate)}/s)")
     if counts.failed:
         said.append(f"{counts.failed} failed")
     if counts.cancelled:

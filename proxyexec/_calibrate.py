@@ -59,6 +59,7 @@ _FIRST_ROUNDS = 3
 
 # Of these, what is shared by tasks.
 _SHARED = frozenset(_OBJECTS[:3])
+_SHARED_FROM = 4_000_000
 
 # How many times as long as it may measure it waits for tasks, at most.
 _AT_LEAST = 4
@@ -181,7 +182,11 @@ class _Way:
 
 
 def calibrate(
-    executor: StoreExecutor, *, seconds: float = SECONDS, patience: float = _PATIENCE
+    executor: StoreExecutor,
+    *,
+    seconds: float = SECONDS,
+    patience: float = _PATIENCE,
+    largest: int = 0,
 ) -> Calibration:
     """Measure what moving objects costs with an executor and its store.
 
@@ -192,13 +197,14 @@ def calibrate(
         executor: whose tasks leave this process.
         seconds: to take, at most.
         patience: seconds to wait for workers to be there, before.
+        largest: bytes of what is measured beside the usual sizes, if it is larger than these.
 
     Raises:
         CalibrationError: workers did not answer in time, or objects did not arrive.
     """
     if not hasattr(executor, "_base"):  # it cannot be used with another policy beside its own
         raise CalibrationError("the executor is a pool itself")
-    bench = _Bench(executor)
+    bench = _Bench(executor, largest)
     samples: dict[_Way, list[float]] = {}
     try:
         with _translated():
@@ -254,7 +260,11 @@ def _taken(way: _Way, samples: list[float]) -> float:
 class _Bench:
     """Times batches of tasks."""
 
-    def __init__(self, executor: StoreExecutor) -> None:
+    def __init__(self, executor: StoreExecutor, largest: int) -> None:
+        self._all: tuple[tuple[Kind, int], ...] = _OBJECTS
+        if largest > max(size for _, size in _OBJECTS):
+            first, others = _OBJECTS[:_FIRST_OBJECTS], _OBJECTS[_FIRST_OBJECTS:]
+            self._all = (*first, ("buffers", largest), *others)
         self.tasks = _TASKS_EACH * max(1, min(executor._workers, _WORKERS_AT_MOST))
         self.first_round = sum(1 for _ in _ways(_OBJECTS[:_FIRST_OBJECTS]))
         """So many of them come before any is repeated."""
@@ -313,7 +323,7 @@ class _Bench:
             _ways(_OBJECTS[:_FIRST_OBJECTS]) for _ in range(_FIRST_ROUNDS)
         )
         while True:
-            yield from _ways(_OBJECTS)
+            yield from _ways(self._all)
 
     def timed(self, way: _Way, deadline: float) -> float:
         """Return the seconds that a task of a batch took."""
@@ -406,7 +416,7 @@ def _ways(objects: Iterable[tuple[Kind, int]]) -> Iterator[_Way]:
         for path in ("inline", "store"):
             yield _Way("argument", kind, path, size)
             yield _Way("result", kind, path, size)
-        if (kind, size) in _SHARED:
+        if (kind, size) in _SHARED or size > _SHARED_FROM:
             yield _Way("argument", kind, "found", size)
         yield _Way("argument", kind, "put", size)
         yield _Way("argument", kind, "get", size)

@@ -24,6 +24,7 @@ from proxyexec._sizes import parse_size
 from proxyexec.errors import name_of
 from proxyexec.policy import (
     Policy,
+    ProxyAdaptive,
     ProxyAlways,
     ProxyNever,
     ProxySize,
@@ -33,6 +34,7 @@ from proxyexec.policy import (
 )
 
 __all__ = [
+    "AdaptivePolicy",
     "AllPolicy",
     "AlwaysPolicy",
     "AnyPolicy",
@@ -118,6 +120,28 @@ class SizePolicy(_PolicySpec):
 
     def build(self) -> Policy:
         return ProxySize(self.minimum)
+
+
+class AdaptivePolicy(_PolicySpec):
+    """What is cheaper to store, as is found out; see :class:`~proxyexec.policy.ProxyAdaptive`.
+
+    Args:
+        max_live_bytes: how much may be stored at a time; ``None`` for as much as there is room for.
+        calibrate: whether to measure.
+    """
+
+    kind: Literal["adaptive"] = "adaptive"
+    max_live_bytes: Size | None = None
+    calibrate: bool = True
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, *, max_live_bytes: int | str | None = None, calibrate: bool = True
+        ) -> None: ...
+
+    def build(self) -> Policy:
+        return ProxyAdaptive(self.max_live_bytes, calibrate=self.calibrate)
 
 
 class TypePolicy(_PolicySpec):
@@ -240,6 +264,8 @@ def _described(policy: Any) -> _PolicySpec:
         return _PLAIN[type(policy)]()
     if type(policy) is ProxySize:
         return SizePolicy(minimum=policy.minimum)
+    if type(policy) is ProxyAdaptive:
+        return AdaptivePolicy(max_live_bytes=policy.max_live_bytes, calibrate=policy.calibrates)
     if type(policy) is ProxyType:
         return TypePolicy(types=list(policy.types))
     found = combined(policy)
@@ -285,7 +311,7 @@ def _as_data(given: Any) -> Any:
         return given
     if isinstance(given, str):
         text = given.strip()
-        if text.lower() in ("always", "never"):
+        if text.lower() in ("always", "never", "adaptive"):
             return {"kind": text.lower()}
         if ":" in text:
             return {"kind": "custom", "policy": text}
@@ -293,8 +319,8 @@ def _as_data(given: Any) -> Any:
             return {"kind": "size", "minimum": parse_size(text)}
         except ValueError:
             raise ValueError(
-                f'{given!r} is no policy: write "always", "never", a size such as "1 MB", '
-                '"module:qualname", or a mapping with a kind'
+                f'{given!r} is no policy: write "always", "never", "adaptive", a size such as '
+                '"1 MB", "module:qualname", or a mapping with a kind'
             ) from None
     if isinstance(given, int) and not isinstance(given, bool):
         return {"kind": "size", "minimum": given}
@@ -305,7 +331,7 @@ class _OrShort:
     """Says in a JSON schema that a text, or a number of bytes, stands for a policy."""
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
-        described = 'always, never, a size such as "1 MB", or module:qualname'
+        described = 'always, never, adaptive, a size such as "1 MB", or module:qualname'
         short = {"type": ["string", "integer"], "description": described}
         return {"anyOf": [handler(core_schema), short]}
 
@@ -315,6 +341,7 @@ PolicySpec = Annotated[
         AlwaysPolicy
         | NeverPolicy
         | SizePolicy
+        | AdaptivePolicy
         | TypePolicy
         | AllPolicy
         | AnyPolicy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxyexec._config_policy import (
+    AdaptivePolicy,
     AllPolicy,
     AlwaysPolicy,
     AnyPolicy,
@@ -94,6 +95,8 @@ def _policy(spec: Any) -> _Node:
             return _Node("everything")
         case SizePolicy():
             return _Node(f"at least {format_size(spec.minimum)}")
+        case AdaptivePolicy():
+            return _Node("what is cheaper to store", _options(spec, {"kind"}))
         case TypePolicy():
             return _Node(f"instances of {' or '.join(spec.types)}")
         case AllPolicy():

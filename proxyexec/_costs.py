@@ -127,7 +127,7 @@ class CostModel:
         return crossover(inline.seconds, other.seconds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the model as what :mod:`json` writes; see :meth:`from_json`."""
+        """Return the model as what ``json`` writes; see :meth:`from_json`."""
         return {
             "proxyexec_costs": _VERSION,
             "setting": dict(self.setting),

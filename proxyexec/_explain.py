@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from proxyexec._accounts import known_of, saw_all
 from proxyexec._call import Call
-from proxyexec._table import bytes_text, html_table, seconds_text, text_table
+from proxyexec._sizes import format_size
+from proxyexec._table import html_table, seconds_text, text_table
 from proxyexec.errors import name_of
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Explanation:
             f"{seconds_text(took)} {doing}" for doing, took in times.items() if took is not None
         ]
         if self.bytes_resolved:
-            fetched = bytes_text(self.bytes_resolved)
+            fetched = format_size(self.bytes_resolved)
             told.append(f"of that {seconds_text(self.resolve_seconds)} fetching {fetched}")
         return f"{what}; {', '.join(told)}" if told else what
 
@@ -74,7 +75,7 @@ class Explanation:
             (
                 _what(one),
                 one.type,
-                f"{'' if one.exact else '~'}{bytes_text(one.bytes)}",
+                f"{'' if one.exact else '~'}{format_size(one.bytes)}",
                 _WENT[one.path],
                 seconds_text(one.serialize_s),
                 seconds_text(one.put_s),

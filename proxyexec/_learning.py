@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxyexec import _calibrations
-from proxyexec._calibrate import Calibration, CalibrationError, calibrate
+from proxyexec._calibrate import SECONDS, Calibration, CalibrationError, calibrate
 from proxyexec._contents import Content
 from proxyexec._costs import KINDS, CostModel, Curve, Kind, kind_of
 from proxyexec._events import Ran
@@ -225,15 +225,20 @@ class Learner:
             self._again -= 1
             self._attempts = 1
 
-    def calibrate(self) -> None:
-        """Measure now; see :meth:`proxyexec.policy.ProxyAdaptive.calibrate`."""
+    def calibrate(self, seconds: float = SECONDS, largest: int = 0) -> None:
+        """Measure now; see :meth:`proxyexec.policy.ProxyAdaptive.calibrate`.
+
+        Args:
+            seconds: to take, at most.
+            largest: bytes of objects that are measured beside the usual ones.
+        """
         executor = self._executor()
         if executor is None:
             raise RuntimeError("the executor is gone")
         if not executor._crosses:
             raise RuntimeError("tasks stay in this process: there is nothing to measure")
         try:
-            measured = calibrate(executor)
+            measured = calibrate(executor, seconds=seconds, largest=largest)
         except CalibrationError as error:
             raise RuntimeError(f"could not measure: {error}") from error
         self._keep(measured)

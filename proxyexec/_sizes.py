@@ -51,10 +51,10 @@ def parse_size(size: int | str) -> int:
 def format_size(size: float) -> str:
     """Return a number of bytes as people write it, with three digits: ``"1.5 MB"``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
+        if abs(size) < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} TB" if size < 1000 else f"{size:,.0f} TB"
+    return f"{size:.3g} TB" if abs(size) < 1000 else f"{size:,.0f} TB"
 
 
 def size_bound(obj: Any) -> int | None:

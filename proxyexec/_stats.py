@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxyexec._measures import Counts
-from proxyexec._table import bytes_text, html_table, seconds_text, text_table
+from proxyexec._sizes import format_size
+from proxyexec._table import html_table, seconds_text, text_table
 
 if TYPE_CHECKING:
     from proxyexec._tasks import Tasks
@@ -103,7 +104,7 @@ class Stats:
             (
                 what,
                 "" if number is None else f"{number}",
-                "" if size is None else bytes_text(size),
+                "" if size is None else format_size(size),
                 "" if seconds is None else seconds_text(seconds),
             )
             for what, number, size, seconds in facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Sequence
 
-__all__ = ["bytes_text", "html_table", "seconds_text", "text_table"]
+__all__ = ["html_table", "seconds_text", "text_table"]
 
 
 def text_table(
@@ -43,17 +43,6 @@ def html_table(
 
     body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
     return f"<table><thead><tr>{line(columns, 'th')}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def bytes_text(size: float) -> str:
-    """Write a number of bytes: ``812 B``, ``1.5 kB``, ``32.0 MB``."""
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 999.95:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"
 
 
 def seconds_text(seconds: float) -> str:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from proxyexec_connectors.errors import ConnectorError
 
 from proxyexec._cli_parts import ago
+from proxyexec._sizes import format_size
 from proxyexec._store_listing import in_order, owner_of, state_of, tell, totals_of
-from proxyexec._top_view import Rates, Screen, ScreenTable, size_text
+from proxyexec._top_view import Rates, Screen, ScreenTable
 
 if TYPE_CHECKING:
     from proxyexec_connectors.listing import Listing, StoredObject, StoredSession
@@ -100,8 +101,8 @@ class StoreSource:
         facts = [
             ("sessions", f"{totals.sessions:,}{f' ({dead:,} dead)' if dead else ''}"),
             ("objects", f"{totals.objects:,}"),
-            ("live", size_text(totals.bytes)),
-            ("idle", size_text(totals.idle_bytes)),
+            ("live", format_size(totals.bytes)),
+            ("idle", format_size(totals.idle_bytes)),
         ]
         notes = []
         if look.objects is None:
@@ -128,7 +129,7 @@ class StoreSource:
             session = sessions[id(one)]
             known = session, one.key, one.since
             types[known] = self._types.get(known) or tell(self._listing, session, one).type
-            cells = one.key, size_text(one.bytes), _age(one.since), types[known]
+            cells = one.key, format_size(one.bytes), _age(one.since), types[known]
             rows.append((*cells, _short(session)))
         self._types = types
         head = ("KEY", "SIZE", "AGE", "TYPE", "SESSION")
@@ -144,7 +145,7 @@ def _sessions(look: _Look) -> ScreenTable:
             state_of(one),
             _age(one.since),
             f"{one.objects:,}",
-            size_text(one.bytes),
+            format_size(one.bytes),
         )
         for one in by_size
     ]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxyexec._cli_parts import ago
-from proxyexec._top_view import Rates, Screen, ScreenTable, size_text
+from proxyexec._sizes import format_size
+from proxyexec._top_view import Rates, Screen, ScreenTable
 from proxyexec._trace import TraceReader
 from proxyexec.errors import TraceError
 
@@ -132,9 +133,9 @@ class TraceSource:
         sums = self._sums
         facts = [
             ("tasks", f"{sums.tasks:,}{f' ({sums.failed:,} not done)' if sums.failed else ''}"),
-            ("inline", size_text(sums.inline_bytes)),
-            ("stored", size_text(sums.put_bytes)),
-            ("live", f"{size_text(self._live_bytes)} in {len(self._live):,}"),
+            ("inline", format_size(sums.inline_bytes)),
+            ("stored", format_size(sums.put_bytes)),
+            ("live", f"{format_size(self._live_bytes)} in {len(self._live):,}"),
         ]
         return Screen(
             f"{self._title} - {trace.header.executor}, {trace.header.store}",
@@ -210,8 +211,8 @@ class TraceSource:
                 f"{one.failed:,}",
                 duration_text(one.run_s),
                 duration_text(one.wait_s),
-                size_text(one.inline_bytes),
-                size_text(one.put_bytes),
+                format_size(one.inline_bytes),
+                format_size(one.put_bytes),
             )
             for name, one in by_time[:_SHOWN]
         ]
@@ -224,7 +225,7 @@ class TraceSource:
                 task.function,
                 "" if task.run_s is None else duration_text(task.run_s),
                 duration_text(task.wait_s),
-                size_text(sum(moved.bytes for moved in task.moved)),
+                format_size(sum(moved.bytes for moved in task.moved)),
                 task.state,
                 task.worker,
             )
@@ -239,7 +240,7 @@ class TraceSource:
         rows = [
             (
                 moved.key,
-                size_text(moved.bytes),
+                format_size(moved.bytes),
                 moved.type,
                 _what(moved, function),
                 "live" if moved.key in self._live else "evicted",

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from proxyexec._cli_parts import shown
+from proxyexec._sizes import format_size
 
-__all__ = ["Rates", "Screen", "ScreenTable", "Source", "Terminal", "View", "size_text"]
+__all__ = ["Rates", "Screen", "ScreenTable", "Source", "Terminal", "View"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -149,7 +150,7 @@ def _words(facts: Sequence[tuple[str, str]]) -> Text:
 
 def _rates_in_words(rates: Rates) -> list[tuple[str, str]]:
     def in_words(objects: float, size: float) -> str:
-        return f"{objects:,.1f} objects/s, {size_text(size)}/s"
+        return f"{objects:,.1f} objects/s, {format_size(size)}/s"
 
     return [
         ("put", in_words(rates.put_objects, rates.put_bytes)),
@@ -160,7 +161,7 @@ def _rates_in_words(rates: Rates) -> list[tuple[str, str]]:
 def _history(values: Sequence[float], width: int) -> Text:
     line = Text("live bytes ", style="dim", no_wrap=True)
     most = max(values)
-    end = f" most {size_text(most)}"
+    end = f" most {format_size(most)}"
     room = max(width - len(line.plain) - len(end), 10)
     steps = len(_BARS) - 1
     bars = [
@@ -195,12 +196,3 @@ def _table(table: ScreenTable, rows: int) -> Table:
     for row in table.rows[:rows]:
         drawn.add_row(*(Text(shown(cell)) for cell in row))
     return drawn
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes as people write it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(size) < 999.5:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB"

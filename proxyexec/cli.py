@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 import proxyexec
-from proxyexec import _call_cli, _config_cli, _group_cli, _store_cli, _top
+from proxyexec import _call_cli, _config_cli, _group_cli, _store_cli, _top, _tune_cli
 
 __all__ = ["main"]
 
@@ -19,6 +19,7 @@ example:
   proxyexec call call.json result.json
   proxyexec group list file:///shared/groups
   proxyexec store ls redis://host:6379/0
+  proxyexec tune run.jsonl
 
 'proxyexec COMMAND --help' says more of each."""
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     version = f"proxyexec {proxyexec.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for room in (_call_cli, _config_cli, _group_cli, _store_cli, _top):
+    for room in (_call_cli, _config_cli, _group_cli, _store_cli, _top, _tune_cli):
         room.add_to(commands)
     options = parser.parse_args(argv)
     status: int = options.run(options)

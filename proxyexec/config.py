@@ -28,6 +28,7 @@ from proxyexec._config_executor import ExecutorSpec  # noqa: E402
 from proxyexec._config_lives import ContextExecutor, PersistentExecutor  # noqa: E402
 from proxyexec._config_load import load  # noqa: E402
 from proxyexec._config_policy import (  # noqa: E402
+    AdaptivePolicy,
     AllPolicy,
     AlwaysPolicy,
     AnyPolicy,
@@ -43,6 +44,7 @@ from proxyexec._config_stack import StoreExecutorSpec, described, schema  # noqa
 from proxyexec._config_store import SerializersSpec, StoreSpec  # noqa: E402
 
 __all__ = [
+    "AdaptivePolicy",
     "AllPolicy",
     "AlwaysPolicy",
     "AnyPolicy",

@@ -21,6 +21,7 @@
     ├── CallRecordError           (ValueError)                       a call's record is none
     ├── ArchiveError              (ValueError)                       cannot be unpacked, or must not
     ├── TraceError                (ValueError)                       cannot be read
+    ├── TuneError                 (RuntimeError)                     cannot be measured, or tried
     ├── CallDiedError             (BrokenProcessPool)                a call's process ended
     ├── CallTimeoutError          (TimeoutError)                     a call took too long
     ├── CommandError              (BrokenExecutor)                   a command gave no result
@@ -92,6 +93,7 @@ __all__ = [
     "StoreFullError",
     "TaskLostError",
     "TraceError",
+    "TuneError",
     "UnknownSchemeError",
     "UnsafeDirectoryError",
 ]
@@ -305,6 +307,14 @@ class TraceError(ProxyExecError, ValueError):
     def __init__(self, path: str, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(f"the trace {path!r} cannot be read: {reason}")
+
+
+class TuneError(ProxyExecError, RuntimeError):
+    """Tuning could not go on: what would be measured, or tried out, failed; says why."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what, self.reason = what, reason
+        super().__init__(f"{what}: {reason}")
 
 
 class CallDiedError(ProxyExecError, BrokenProcessPool):

@@ -34,8 +34,8 @@ __all__ = [
     "ProxySize",
     "ProxyType",
     "ShouldProxy",
-    "combined",
     "attach",
+    "combined",
     "dismissal_of",
     "is_proxied",
     "reason_of",
@@ -308,9 +308,8 @@ def attach(policy: ShouldProxy, executor: Any) -> None:
 
 def _terms_of(policy: ShouldProxy) -> list[ShouldProxy]:
     """Return what a policy is combined of: itself, if it is not."""
-    if isinstance(policy, (_All, _Any)):
-        return [*_terms_of(policy.first), *_terms_of(policy.second)]
-    return _terms_of(policy.policy) if isinstance(policy, _Not) else [policy]
+    found = combined(policy)
+    return [policy] if found is None else [one for part in found[1] for one in _terms_of(part)]
 
 
 def reason_of(policy: ShouldProxy, answers: Sequence[bool], kind: str, size: int | None) -> str:

@@ -11,8 +11,9 @@ import pickle
 import threading
 import weakref
 
-import numpy as np
 import pytest
+
+np = pytest.importorskip("numpy")
 
 from proxyexec import (
     ProxyAdaptive,

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 import proxyexec
 from proxyexec import (
+    ProxyAdaptive,
     ProxyAlways,
     ProxyNever,
     ProxySize,
@@ -34,6 +35,7 @@ from proxyexec import (
 )
 from proxyexec.aio import AsyncStoreExecutor
 from proxyexec.config import (
+    AdaptivePolicy,
     AllPolicy,
     AlwaysPolicy,
     AnyPolicy,
@@ -810,6 +812,9 @@ class TestLives:
 leaves = st.one_of(
     st.just(AlwaysPolicy()),
     st.just(NeverPolicy()),
+    st.builds(
+        AdaptivePolicy, max_live_bytes=st.none() | st.integers(0, 9), calibrate=st.booleans()
+    ),
     st.builds(SizePolicy, minimum=st.integers(0, 2**50)),
     st.builds(
         TypePolicy, types=st.lists(st.sampled_from([bytes, str, timedelta]), min_size=1, max_size=2)
@@ -839,6 +844,8 @@ def meaning(spec, obj):
             return True
         case NeverPolicy():
             return False
+        case AdaptivePolicy():
+            return ProxyAdaptive(calibrate=False)(obj)
         case SizePolicy():
             return ProxySize(spec.minimum)(obj)
         case TypePolicy():
@@ -874,6 +881,8 @@ class TestPolicySpec:
         [
             ProxyAlways(),
             ProxyNever(),
+            ProxyAdaptive(),
+            ProxyAdaptive("1 GB", calibrate=False),
             ProxySize("1 MB"),
             ProxyType(bytes, str),
             ProxySize(5) & ProxyType(bytes) & ~ProxyType(str),
@@ -889,6 +898,7 @@ class TestPolicySpec:
         [
             ("always", AlwaysPolicy()),
             ("never", NeverPolicy()),
+            ("adaptive", AdaptivePolicy()),
             ("1 MB", SizePolicy(minimum=1_000_000)),
             (5, SizePolicy(minimum=5)),
             (f"{HERE}:is_long", CustomPolicy(policy=f"{HERE}:is_long")),
@@ -910,12 +920,12 @@ class TestPolicySpec:
         [
             (
                 "some",
-                '\'some\' is no policy: write "always", "never", a size such as "1 MB", '
+                '\'some\' is no policy: write "always", "never", "adaptive", a size such as "1 MB", '
                 '"module:qualname", or a mapping with a kind',
             ),
             (
                 {"kind": "siz"},
-                "there is no kind 'siz'; there are 'always', 'never', 'size', 'type', "
+                "there is no kind 'siz'; there are 'always', 'never', 'size', 'adaptive', 'type', "
                 "'all', 'any', 'not', 'custom'",
             ),
             ({"minimum": 1}, "does not say its kind"),

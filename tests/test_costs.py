@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+np = pytest.importorskip("numpy")
 
 from proxyexec._costs import CostModel, Curve, crossover, kind_of
 from proxyexec._history import History

@@ -211,7 +211,7 @@ def test_an_explanation_is_a_table():
     assert summary.startswith("len: done; ")
     assert columns.split() == ["type", "bytes", "went", "serialized", "stored", "as"]
     assert row.startswith("argument 0  bytes")
-    assert f"{BIG // 1000}.0 kB" in row
+    assert f"{BIG // 1000} kB" in row
     assert row.endswith(f"ProxySize(100000): {explanation.moved[0].bytes} bytes")
     assert note == explanation.note
     assert explanation._repr_html_().count("<tr>") == 2

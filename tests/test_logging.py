@@ -253,9 +253,11 @@ with Store("failing", Failing()) as store:
 """
 
 
-def test_nothing_is_written_unless_logging_is_set_up():
+def test_warnings_are_written_unless_logging_is_set_up_otherwise():
     done = run(PROGRAM)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("store 'failing': evicting failed")
+    assert len(done.stderr.splitlines()) == 1
     done = run(PROGRAM, "WARNING")
     assert done.stderr.startswith("WARNING:proxyexec.store:store 'failing': evicting failed")
     assert len(done.stderr.splitlines()) == 1

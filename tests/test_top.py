@@ -29,7 +29,8 @@ from proxyexec import _top_store as top_store
 from proxyexec._store_listing import listing_of
 from proxyexec._top_store import StoreSource
 from proxyexec._top_trace import TraceSource, duration_text
-from proxyexec._top_view import Rates, Screen, ScreenTable, View, size_text
+from proxyexec._sizes import format_size
+from proxyexec._top_view import Rates, Screen, ScreenTable, View
 from proxyexec.metrics import TraceHeader, TraceMoved
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.listing import StoredObject, StoredSession
@@ -271,15 +272,15 @@ def test_a_trace_that_grows(tracing, trace):
     )
     screen = trace.screen()
     assert facts(screen)["tasks"] == "3 (1 not done)"
-    assert facts(screen)["inline"] == "7 bytes"
+    assert facts(screen)["inline"] == "7 B"
     assert facts(screen)["stored"] == "1.5 kB"
     assert facts(screen)["live"] == "1.5 kB in 2"
     assert screen.rates.put_objects > 0
     assert screen.rates.put_bytes == pytest.approx(750 * screen.rates.put_objects)
     assert screen.rates.evicted_objects == 0
     assert rows(screen, "Functions") == [
-        ("load", "1", "0", "3 s", "250 ms", "0 bytes", "1 kB"),
-        ("use", "2", "1", "500 ms", "500 ms", "7 bytes", "500 bytes"),
+        ("load", "1", "0", "3 s", "250 ms", "0 B", "1 kB"),
+        ("use", "2", "1", "500 ms", "500 ms", "7 B", "500 B"),
     ]
     assert [row[:3] for row in rows(screen, "Slowest tasks")] == [
         ("load", "3 s", "250 ms"),
@@ -288,13 +289,13 @@ def test_a_trace_that_grows(tracing, trace):
     ]
     assert rows(screen, "Largest objects") == [
         ("a", "1 kB", "list", "result of load", "live"),
-        ("b", "500 bytes", "list", "argument 0 of use", "live"),
+        ("b", "500 B", "list", "argument 0 of use", "live"),
     ]
     tracing.evicted(6.0, "a", 1000)
     tracing.file.write('{"event": "tas')  # a line that is not whole yet
     tracing.file.flush()
     screen = trace.screen()
-    assert facts(screen)["live"] == "500 bytes in 1"
+    assert facts(screen)["live"] == "500 B in 1"
     assert screen.rates.put_objects == 0
     assert screen.rates.evicted_objects > 0
     assert screen.rates.evicted_bytes == pytest.approx(1000 * screen.rates.evicted_objects)
@@ -383,8 +384,8 @@ def test_all_of_it():
     text = drawn(screen_of())
     assert text.startswith("title")
     assert "objects 5   live 1 MB" in text
-    assert "put 1.5 objects/s, 2 MB/s   evicted 0.0 objects/s, 0 bytes/s" in text
-    assert " ▂▄█ most 4 bytes" in text
+    assert "put 1.5 objects/s, 2 MB/s   evicted 0.0 objects/s, 0 B/s" in text
+    assert " ▂▄█ most 4 B" in text
     assert all(f"a{n}" in text and f"c{n}" in text for n in range(5))
     assert text.rstrip().endswith("a note")
 
@@ -409,7 +410,7 @@ def test_widths(width):
 
 def test_an_empty_place():
     text = drawn(Screen("title", [], None, [0.0, 0.0], [ScreenTable("None", ("A",), [])]))
-    assert "most 0 bytes" in text
+    assert "most 0 B" in text
 
 
 def test_names_of_others_do_nothing_to_a_terminal():
@@ -428,18 +429,18 @@ def test_names_of_others_do_nothing_to_a_terminal():
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
+        (0, "0 B"),
+        (999, "999 B"),
         (1000, "1 kB"),
         (999_499, "999 kB"),
         (999_600, "1 MB"),
         (1_234_567, "1.23 MB"),
         (5e9, "5 GB"),
-        (5e15, "5e+03 TB"),
+        (5e15, "5,000 TB"),
     ],
 )
 def test_sizes(size, expected):
-    assert size_text(size) == expected
+    assert format_size(size) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,7 @@ Backends are imported from their own modules (:mod:`proxyexec_connectors.memory`
 :mod:`proxyexec_connectors.file`, :mod:`proxyexec_connectors.redis`) or opened by URL.
 """
 
-import logging
-
 from proxyexec_connectors.protocol import Connector, Usage
 from proxyexec_connectors.registry import attach, connect
 
 __all__ = ["Connector", "Usage", "attach", "connect"]
-
-# Messages are below the name of the package that users know, and shown to who asks for them.
-logging.getLogger("proxyexec").addHandler(logging.NullHandler())

@@ -1,0 +1,108 @@
+"""What ``proxyexec tune`` says of the cases of ``tuning.py``, from traces without proxying."""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuning_setups import ADAPTIVE, NEVER, policy_named
+
+from proxyexec._calibrate import calibrate
+from proxyexec.metrics import Trace, read_trace
+from proxyexec.tune import tune
+
+if TYPE_CHECKING:
+    from tuning_pipelines import Pipeline
+
+__all__ = ["Prediction", "medians_of", "predict"]
+
+# Runs that are traced: the one in the middle counts.
+_TRACES = 3
+
+# As the command has it.
+_SECONDS = 3.0
+_LARGEST = 64_000_000
+
+# How far the best policy's time may be off; and how much longer one may take and still be as good.
+_OFF = 0.25
+_AS_GOOD = 1.10
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was foretold of a case."""
+
+    seconds: Mapping[str, float]
+    """By policy."""
+    ratio: float
+    """How many times as long as its replay the traced run took."""
+
+    def best(self) -> str:
+        """The fixed policy that is said to be fastest."""
+        return min(_fixed(self.seconds), key=self.seconds.__getitem__)
+
+    def ranks_rightly(self, medians: Mapping[str, float]) -> bool:
+        """Tell whether the policies said to be best and worst are, as far as times differ."""
+        fixed = list(_fixed(medians))
+        least, most = (pick(medians[one] for one in fixed) for pick in (min, max))
+        worst = max(fixed, key=self.seconds.__getitem__)
+        return medians[self.best()] <= _AS_GOOD * least and medians[worst] >= most / _AS_GOOD
+
+    def off(self, medians: Mapping[str, float]) -> float:
+        """Return by which share the time of the policy that is best is off."""
+        best = min(_fixed(medians), key=medians.__getitem__)
+        return self.seconds[best] / medians[best] - 1
+
+    def is_near(self, medians: Mapping[str, float]) -> bool:
+        """Tell whether that is little enough."""
+        return abs(self.off(medians)) <= _OFF
+
+
+def predict(
+    pipeline: Pipeline, made: Mapping[str, Any], serials: Iterator[int], policies: Sequence[str]
+) -> Prediction:
+    """Trace a pipeline without proxying, and say what it takes with each policy.
+
+    Args:
+        pipeline: it.
+        made: executors, by policy.
+        serials: numbers of data.
+        policies: the fixed ones that are asked about.
+    """
+    traces = sorted((_traced(pipeline, made[NEVER], serials) for _ in range(_TRACES)), key=_end)
+    trace = traces[len(traces) // 2]
+    moved = [one.bytes for task in trace.tasks for one in task.moved]
+    largest = min(max(moved, default=0), _LARGEST)
+    costs = calibrate(made[ADAPTIVE], seconds=_SECONDS, largest=largest).model
+    fixed = {name: policy_named(name) for name in policies if name != ADAPTIVE}
+    result = tune(trace, {trace.header.store: costs}, policies=fixed)
+    seconds = {one.policy.name: one.seconds for one in result.candidates}
+    return Prediction({name: seconds[name] for name in fixed}, result.ratio)
+
+
+def _traced(pipeline: Pipeline, executor: Any, serials: Iterator[int]) -> Trace:
+    data = pipeline.data(next(serials))
+    gc.collect()
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "run.jsonl")
+        with executor.trace(path):
+            pipeline.run(executor, data)
+        return read_trace(path)
+
+
+def _end(trace: Trace) -> float:
+    return 0.0 if trace.end is None else trace.end.t
+
+
+def _fixed(policies: Mapping[str, float]) -> Iterator[str]:
+    return (name for name in policies if name != ADAPTIVE)
+
+
+def medians_of(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the medians of samples."""
+    return {name: statistics.median(samples) for name, samples in seconds.items()}
