@@ -19,13 +19,21 @@ BY_ENGINES = [
     "--ignore=tests/engines/test_groups_pools.py",
 ]
 
+
+def without(*names: str) -> list[str]:
+    """Return the options that leave modules of tests out."""
+    return [f"--ignore=tests/test_{name}.py" for name in names]
+
+
 # What happens to programs from outside is much the same for each Python, and so is what commands
 # do: the newest is enough.
 WITHOUT_FAULTS = [*TWO_AT_ONCE, *BY_ENGINES, "--ignore=tests/chaos"]
+IN_CORE = [*WITHOUT_FAULTS, *without("report", "tune"), "--ignore=tests/engines"]
 WITHOUT_COMMANDS = [
     *WITHOUT_FAULTS,
-    "--ignore=tests/test_calls_running.py",
-    "--ignore=tests/test_command_executor.py",
+    *without(
+        "calls_running", "command_executor", "config_cli", "report", "store_cli", "top", "tune"
+    ),
 ]
 
 nox.needs_version = ">=2025.2.9"
@@ -54,7 +62,7 @@ def tests(session: nox.Session) -> None:
 def tests_core(session: nox.Session) -> None:
     """Run the tests with nothing installed that the core can do without."""
     install(session, "test-core")
-    session.run("pytest", *(session.posargs or [*WITHOUT_FAULTS, "--ignore=tests/engines"]))
+    session.run("pytest", *(session.posargs or IN_CORE))
 
 
 @nox.session
