@@ -34,6 +34,7 @@ from proxyexec.policy import (
 )
 
 __all__ = [
+    "KINDS",
     "AdaptivePolicy",
     "AllPolicy",
     "AlwaysPolicy",
@@ -362,5 +363,8 @@ def _adapter() -> TypeAdapter[Any]:
 
 for _model in (AllPolicy, AnyPolicy, NotPolicy):
     _model.model_rebuild()
+
+KINDS = frozenset(one.model_fields["kind"].default for one in _PolicySpec.__subclasses__())
+"""The names of the kinds of policies."""
 
 _PLAIN: dict[type, type[_PolicySpec]] = {ProxyAlways: AlwaysPolicy, ProxyNever: NeverPolicy}

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from proxyexec._config_executor import plain_arguments
 from proxyexec._config_lives import AnyExecutorSpec, ContextExecutor, PersistentExecutor
 from proxyexec._config_names import USUAL_POOL
-from proxyexec._config_policy import PolicySpec, policy_spec
+from proxyexec._config_policy import KINDS, PolicySpec, policy_spec
 from proxyexec._config_spec import Spec, problems_in
 from proxyexec._config_store import SerializersSpec, StoreSpec
 from proxyexec._executor import StoreExecutor
@@ -211,6 +211,4 @@ def _described_base(executor: Any) -> Any:
 
 
 # What pydantic adds to the place of an error, to say which kind of several it looked at.
-_TAGS = frozenset(
-    ["context", "persistent", "always", "never", "size", "type", "all", "any", "not", "custom"]
-)
+_TAGS = frozenset({"context", "persistent", *KINDS})

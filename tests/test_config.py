@@ -1067,6 +1067,14 @@ class TestStackSpec:
             StoreExecutor.from_config(data)
         assert message in str(caught.value)
 
+    def test_places_are_those_of_the_data(self):
+        adaptive = {"kind": "adaptive", "max_live_bytes": "much"}
+        with pytest.raises(ConfigError) as caught:
+            load({"should_proxy": {"kind": "any", "policies": [adaptive]}})
+        assert [where for where, _ in caught.value.problems] == [
+            "should_proxy.policies.0.max_live_bytes"
+        ]
+
     def test_all_problems_at_once(self):
         with pytest.raises(ConfigError) as caught:
             load({"lazy": "perhaps", "store": "rdis://host", "executor": {"max_wrkers": 1}})
