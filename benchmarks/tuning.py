@@ -39,7 +39,7 @@ from measure import quartiles  # noqa: E402
 from over_redis import Server  # noqa: E402
 from screen import Progress, duration, show_table  # noqa: E402
 from tuning_pipelines import PIPELINES, Pipeline  # noqa: E402
-from tuning_predictions import Prediction, medians_of, predict  # noqa: E402
+from tuning_predictions import Prediction, medians_of, predict, traced  # noqa: E402
 from tuning_setups import ADAPTIVE, FIXED, NEVER, QUICK, SETUPS, executors  # noqa: E402
 
 DISTRIBUTIONS = (
@@ -152,6 +152,9 @@ def _measure(
     order = random.Random(0)
     serials = count(1)
     turns = list(made.items())
+    traces = []
+    # As machines are not the same for long, among the runs that are foretold.
+    traced_after = {_FIRST_ROUNDS, (_FIRST_ROUNDS + rounds) // 2, rounds - 1}
     for number in range(rounds):
         order.shuffle(turns)
         for policy, executor in turns:
@@ -168,9 +171,11 @@ def _measure(
             executor.store.usage()
             if number >= _FIRST_ROUNDS:
                 case.seconds.setdefault(policy, []).append(seconds)
+        if number in traced_after:
+            traces.append(traced(pipeline, made[NEVER], pipeline.data(next(serials))))
     adaptive = made[ADAPTIVE]._context.policy
     case.frozen = repr(adaptive.frozen())
-    case.predicted = predict(pipeline, made, serials, list(made))
+    case.predicted = predict(traces, made, list(made))
 
 
 def _tables(cases: Sequence[Case]) -> list[dict[str, Any]]:

@@ -19,10 +19,7 @@ from proxyexec.tune import tune
 if TYPE_CHECKING:
     from tuning_pipelines import Pipeline
 
-__all__ = ["Prediction", "medians_of", "predict"]
-
-# Runs that are traced: the one in the middle counts.
-_TRACES = 3
+__all__ = ["Prediction", "medians_of", "predict", "traced"]
 
 # As the command has it.
 _SECONDS = 3.0
@@ -64,18 +61,16 @@ class Prediction:
 
 
 def predict(
-    pipeline: Pipeline, made: Mapping[str, Any], serials: Iterator[int], policies: Sequence[str]
+    traces: Sequence[Trace], made: Mapping[str, Any], policies: Sequence[str]
 ) -> Prediction:
-    """Trace a pipeline without proxying, and say what it takes with each policy.
+    """Say what a pipeline takes with each policy, from traces of it without proxying.
 
     Args:
-        pipeline: it.
+        traces: the one in the middle counts.
         made: executors, by policy.
-        serials: numbers of data.
         policies: the fixed ones that are asked about.
     """
-    traces = sorted((_traced(pipeline, made[NEVER], serials) for _ in range(_TRACES)), key=_end)
-    trace = traces[len(traces) // 2]
+    trace = sorted(traces, key=_end)[len(traces) // 2]
     moved = [one.bytes for task in trace.tasks for one in task.moved]
     largest = min(max(moved, default=0), _LARGEST)
     costs = calibrate(made[ADAPTIVE], seconds=_SECONDS, largest=largest).model
@@ -85,8 +80,8 @@ def predict(
     return Prediction({name: seconds[name] for name in fixed}, result.ratio)
 
 
-def _traced(pipeline: Pipeline, executor: Any, serials: Iterator[int]) -> Trace:
-    data = pipeline.data(next(serials))
+def traced(pipeline: Pipeline, executor: Any, data: Any) -> Trace:
+    """Run a pipeline with an executor, and return a trace of that."""
     gc.collect()
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "run.jsonl")

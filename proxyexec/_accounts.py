@@ -19,6 +19,7 @@ from proxyexec.errors import name_of
 if TYPE_CHECKING:
     from proxyexec._call import Call
     from proxyexec._events import State
+    from proxyexec._record import Report
 
 __all__ = ["close_account", "known_of", "saw_all"]
 
@@ -73,7 +74,7 @@ def _look_at_what_is_held(call: Call, error: BaseException | None) -> None:
 
 
 def _note_linked(call: Call, future: TaskFuture[Any]) -> None:
-    """Note a result that the base executor has handed to the task, if that is stored."""
+    """Note a result that the base executor has handed to the task."""
     opened = getattr(future._call, "_opened", None)
     result = None if opened is None else opened[0]
     if type(result) is Deferred:
@@ -81,11 +82,27 @@ def _note_linked(call: Call, future: TaskFuture[Any]) -> None:
     elif is_proxy(result):
         reference = reference_of(result)
     else:
+        _note_passed(call, future)
         return
     sent = call._context.refer(Kept(reference, None)).sent
     assert sent is not None  # noqa: S101 - it always says so
     call._tasks.measures.send(sent)
     call._note("argument", None, sent)
+
+
+def _note_passed(call: Call, future: TaskFuture[Any]) -> None:
+    """Note a result that went from worker to worker, for who wants to know everything."""
+    other = future._call
+    report: Report | None = getattr(other, "_report", None)
+    if call._tasks.measures.every and report is not None and report.sent:
+        whole = report.sent[0]
+        passed = whole._replace(
+            serialize_s=0.0, parts=(), key=getattr(other, "key", ""), why=_PASSED
+        )
+        call._note("argument", None, passed)
+
+
+_PASSED = "workers pass it on"
 
 
 def _ran(call: Call, state: State, error: str, ended: float) -> Ran:

@@ -43,8 +43,8 @@ _PATIENCE = 10.0
 # Kinds and sizes in bytes. Costs are straight enough in between.
 _OBJECTS: tuple[tuple[Kind, int], ...] = (
     ("buffers", 4_000),
-    ("buffers", 1_000_000),
     ("buffers", 4_000_000),
+    ("buffers", 1_000_000),
     ("pickle", 4_000),
     ("pickle", 1_000_000),
     ("buffers", 250_000),
@@ -54,8 +54,8 @@ _OBJECTS: tuple[tuple[Kind, int], ...] = (
 
 # The first of these tell most, and are measured so often before the others. Slow executors get no
 # further.
-_FIRST_OBJECTS = 2
-_FIRST_ROUNDS = 3
+_FIRST_OBJECTS = 3
+_FIRST_ROUNDS = 2
 
 # Of these, what is shared by tasks.
 _SHARED = frozenset(_OBJECTS[:3])
@@ -73,6 +73,9 @@ _SAMPLES = 2
 # Tasks of a batch for each worker, and workers that are looked at, at most.
 _TASKS_EACH = 2
 _WORKERS_AT_MOST = 4
+
+# How many times as many there are of those that move nothing.
+_MANY = 8
 
 # Bytes of what workers are made ready with.
 _WARM_UP = 2_000
@@ -181,6 +184,12 @@ class _Way:
     size: int
 
 
+# How often what is stored is fetched; the last time counts.
+_FETCHES: dict[Path, int] = {"get": 1, "again": 2}
+
+_TASK = _Way("argument", "buffers", "task", 0)
+
+
 def calibrate(
     executor: StoreExecutor,
     *,
@@ -242,9 +251,15 @@ def _curves(samples: dict[_Way, list[float]]) -> dict[tuple[Side, Kind, Path], C
     for enough in (True, False):
         for way, taken in samples.items():
             points = found.setdefault((way.side, way.kind, way.path), {})
-            if len(taken) >= _SAMPLES if enough else taken and len(points) < 2:
+            # What is larger than all that was measured well is not in proportion to it.
+            better = len(points) > 1 and way.size < max(points)
+            if len(taken) >= _SAMPLES if enough else taken and not better:
                 points.setdefault(way.size, _taken(way, taken))
-    return {key: Curve.through(points) for key, points in found.items() if len(points) > 1}
+    return {
+        key: Curve.through(points)
+        for key, points in found.items()
+        if len(points) > 1 or (points and key[-1] == "task")
+    }
 
 
 def _taken(way: _Way, samples: list[float]) -> float:
@@ -266,7 +281,7 @@ class _Bench:
             first, others = _OBJECTS[:_FIRST_OBJECTS], _OBJECTS[_FIRST_OBJECTS:]
             self._all = (*first, ("buffers", largest), *others)
         self.tasks = _TASKS_EACH * max(1, min(executor._workers, _WORKERS_AT_MOST))
-        self.first_round = sum(1 for _ in _ways(_OBJECTS[:_FIRST_OBJECTS]))
+        self.first_round = 1 + sum(1 for _ in _ways(_OBJECTS[:_FIRST_OBJECTS]))
         """So many of them come before any is repeated."""
         self._number = 0
         self._store = executor.store
@@ -319,20 +334,24 @@ class _Bench:
 
     def rounds(self) -> Iterator[_Way]:
         """What is timed, over and over; what is compared comes in a row."""
-        yield from itertools.chain.from_iterable(
-            _ways(_OBJECTS[:_FIRST_OBJECTS]) for _ in range(_FIRST_ROUNDS)
-        )
+        # A task by itself, the objects that tell most, and the largest one.
+        first = [*_ways(_OBJECTS[:_FIRST_OBJECTS]), _TASK]
+        largest = list(_ways(self._all[_FIRST_OBJECTS : -len(_OBJECTS) + _FIRST_OBJECTS]))
+        yield from itertools.chain((*first, *largest) * _FIRST_ROUNDS)
         while True:
+            yield _TASK
             yield from _ways(self._all)
 
     def timed(self, way: _Way, deadline: float) -> float:
         """Return the seconds that a task of a batch took."""
+        if way is _TASK:
+            return self._of_many(deadline)
         obj = self._objects.get((way.kind, way.size))
         if obj is None:
             obj = made(way.kind, way.size, arrays=self._arrays)
             self._objects[way.kind, way.size] = obj
         self._renew(obj)
-        if way.path in ("put", "get"):
+        if way.path in ("put", "get", "again"):
             return self._by_itself(way.path, obj)
         run = self._arguments if way.side == "argument" else self._results
         # What is found is held by a task, as it is in programs.
@@ -343,12 +362,19 @@ class _Bench:
         self._wait(holding, deadline)
         return taken / self.tasks
 
+    def _of_many(self, deadline: float) -> float:
+        """Return the seconds that a task takes that moves nothing, as one of many."""
+        submit, many = self._submits["inline"], _MANY * self.tasks
+        start = time.perf_counter()
+        self._wait([submit(nothing) for _ in range(many)], deadline)
+        return (time.perf_counter() - start) / many
+
     def _by_itself(self, path: Path, obj: Any) -> float:
         """Return the seconds that this process alone takes."""
         store = self._store
         start = time.perf_counter()
         reference = store.put(obj)
-        if path == "get":
+        for _ in range(_FETCHES.get(path, 0)):
             start = time.perf_counter()
             read(store.get(reference))
         taken = time.perf_counter() - start
@@ -418,6 +444,7 @@ def _ways(objects: Iterable[tuple[Kind, int]]) -> Iterator[_Way]:
             yield _Way("result", kind, path, size)
         if (kind, size) in _SHARED or size > _SHARED_FROM:
             yield _Way("argument", kind, "found", size)
+            yield _Way("argument", kind, "again", size)
         yield _Way("argument", kind, "put", size)
         yield _Way("argument", kind, "get", size)
 

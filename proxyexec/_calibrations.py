@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import proxyexec
+from proxyexec._cores import usable_cores
 from proxyexec._costs import CostModel
 from proxyexec.errors import name_of
 
@@ -37,7 +38,7 @@ def setting_of(executor: StoreExecutor) -> dict[str, str]:
     context = getattr(base, "_mp_context", None)
     start = context.get_start_method() if context is not None else ""
     return {
-        "machine": f"{platform.node()} {platform.machine()} {_processors()} processors",
+        "machine": f"{platform.node()} {platform.machine()} {usable_cores()} processors",
         "python": f"{platform.python_implementation()} {sys.version_info[0]}.{sys.version_info[1]}",
         "executor": " ".join(filter(None, [name_of(type(base)), start])),
         "workers": str(executor._workers),
@@ -95,10 +96,3 @@ def _place(url: str) -> str:
         return f"{parts.scheme}:{parts.path}"
     port = "" if parts.port is None else f":{parts.port}"
     return f"{parts.scheme}://{parts.hostname}{port}"
-
-
-def _processors() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not everywhere
-        return os.cpu_count() or 1

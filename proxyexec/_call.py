@@ -130,9 +130,18 @@ class Call:
             value = value.get() if type(value) is Deferred else value
             what = f"argument {name!r} of {self._called}"
             ready = context.pack(value, self._tasks, what, crossing=self._crosses)
+            if type(obj) is TaskFuture:
+                ready = self._told_from(ready, obj)
             travels = self._take(ready, "argument", name)
         packed[id(obj)] = obj, travels
         return travels
+
+    def _told_from(self, ready: Packed, future: TaskFuture[Any]) -> Packed:
+        """Say whose result it is that is sent on, to who wants to know everything."""
+        sent = ready.sent
+        if sent is None or sent.path != "inline" or not self._tasks.measures.every:
+            return ready
+        return ready._replace(sent=sent._replace(key=getattr(future._call, "key", "")))
 
     def link(self, future: TaskFuture[Any], travels: Any) -> bool:
         """Have ``travels`` go in place of a future that is not done; tell whether it still is not.

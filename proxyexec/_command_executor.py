@@ -27,6 +27,7 @@ from proxyexec._call_records import (
 )
 from proxyexec._call_results import CallResult
 from proxyexec._commands import Command, CommandLine, command_line
+from proxyexec._cores import usable_cores
 from proxyexec.serializers import Serializers
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class CommandExecutor(Executor):
         self._environment = checked_environment(environment or {})
         self._serializers = _BY_VALUE if serializers is None else serializers
         self._python = python
-        workers = len(os.sched_getaffinity(0)) if max_workers is None else max_workers
+        workers = usable_cores() if max_workers is None else max_workers
         self._max_workers = workers
         self._threads = ThreadPoolExecutor(workers, "proxyexec-command")
         place = _Place(None if directory is None else os.fspath(directory))

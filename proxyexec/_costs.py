@@ -9,8 +9,10 @@ Costs are those of a task among others: the seconds that a batch of tasks takes,
 else to do, divided by their number. That is what a program waits for, with all workers busy.
 
 More paths are parts of these, in one process that does nothing else: ``"put"`` and ``"get"`` are
-what storing and fetching take. ``"dump"`` and ``"load"`` are what pickling takes where objects are
-many and small; it is no part of the others, as it comes to the same on each.
+what storing and fetching take, and ``"again"`` what fetching the same takes once more, to memory
+that is there. ``"dump"`` and ``"load"`` are what pickling takes where objects are
+many and small; it is no part of the others, as it comes to the same on each. ``"task"`` is what
+a task takes that moves nothing and is one of many: what one of a few takes more, these wait for.
 
 This module measures nothing.
 """
@@ -28,15 +30,36 @@ from proxyexec._serialize import frames_size
 if TYPE_CHECKING:
     from proxyexec_connectors.protocol import Frames
 
-__all__ = ["KINDS", "SIDES", "CostModel", "Curve", "Kind", "Path", "Side", "crossover", "kind_of"]
+__all__ = [
+    "KINDS",
+    "SIDES",
+    "CostModel",
+    "Curve",
+    "Kind",
+    "Path",
+    "Side",
+    "crossover",
+    "kind_of",
+    "known_to",
+]
 
 Side: TypeAlias = Literal["argument", "result"]
 Kind: TypeAlias = Literal["buffers", "pickle"]
-Path: TypeAlias = Literal["inline", "store", "found", "put", "get", "dump", "load"]
+Path: TypeAlias = Literal["inline", "store", "found", "put", "get", "again", "dump", "load", "task"]
 
 SIDES: tuple[Side, ...] = ("argument", "result")
 KINDS: tuple[Kind, ...] = ("buffers", "pickle")
-PATHS: tuple[Path, ...] = ("inline", "store", "found", "put", "get", "dump", "load")
+PATHS: tuple[Path, ...] = (
+    "inline",
+    "store",
+    "found",
+    "put",
+    "get",
+    "again",
+    "dump",
+    "load",
+    "task",
+)
 
 # The version of the JSON form.
 _VERSION = 1
@@ -47,6 +70,12 @@ _GRID = tuple(round(2 ** (step / 4)) for step in range(40, 121))
 # The other path has to be this much cheaper to be taken. Measurements vary by as much, and who
 # sends inline does what would happen without us.
 MARGIN = 0.1
+
+# How many times as much one size counts for, at most, where sizes are weighed against each other.
+_DEAREST = 2.0
+
+# Up to so many times the largest size that was measured, lines are believed.
+_BEYOND = 4
 
 
 @dataclass(frozen=True)
@@ -124,7 +153,7 @@ class CostModel:
         inline, other = (self.curves.get((side, kind, one)) for one in ("inline", path))
         if inline is None or other is None:
             return None
-        return crossover(inline.seconds, other.seconds)
+        return crossover(inline.seconds, other.seconds, known_to((inline, other)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as what ``json`` writes; see :meth:`from_json`."""
@@ -156,19 +185,34 @@ class CostModel:
         return cls(curves, setting)
 
 
-def crossover(inline: Callable[[int], float], other: Callable[[int], float]) -> int | None:
+def crossover(
+    inline: Callable[[int], float], other: Callable[[int], float], largest: int = _GRID[-1]
+) -> int | None:
     """Return the size from which on ``other`` is cheaper by a margin; ``None`` if it never is.
+
+    It need not be so for each larger size, as measurements are disturbed, but for most of them: no
+    other size to begin with saves a larger share of what objects of all sizes take.
 
     Args:
         inline: the seconds that it takes inline, by size in bytes.
         other: the seconds otherwise.
+        largest: up to which size these are known; beyond, what is right there is right.
     """
-    found = None
+    found, saved, most = None, 0.0, 0.0
     for size in reversed(_GRID):
-        if other(size) > (1 - MARGIN) * inline(size):
-            break
-        found = size
+        if size > largest:
+            continue
+        base, seconds = inline(size), other(size)
+        share = seconds / base if base > 0 else math.inf if seconds > 0 else 0.0
+        saved += 1 - MARGIN - min(share, _DEAREST)
+        if saved > most:
+            found, most = size, saved
     return found
+
+
+def known_to(curves: Iterable[Curve]) -> int:
+    """Return up to which size in bytes all of some curves tell something."""
+    return _BEYOND * min(curve.points[-1][0] for curve in curves)
 
 
 def kind_of(obj: Any, frames: Frames) -> Kind:

@@ -157,10 +157,10 @@ class Learner:
         limits = self.limits
         if size >= limits.of(kind):
             return True
+        if candidate.shared:  # by as many tasks as there are items to come
+            return size >= limits.of_shared(kind)
         if size < limits.of_found(kind):
             return False
-        if candidate.shared:  # by as many tasks as there are items to come
-            return True
         executor = self._executor()
         if executor is None or not executor._tasks.dedupe:
             return False

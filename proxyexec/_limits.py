@@ -7,9 +7,12 @@ is for an object that is moved once.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from proxyexec._costs import KINDS, CostModel, Kind, Path, Side, crossover
+from proxyexec._costs import KINDS, CostModel, Kind, Path, Side, crossover, known_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "DEFAULT",
@@ -36,6 +39,9 @@ class Limits(NamedTuple):
     found_buffers: int = NEVER
     """Of what is stored already."""
     found_pickle: int = NEVER
+    shared_buffers: int = NEVER
+    """Of what is made ready once for many tasks: the callable of a ``map``, and what it carries."""
+    shared_pickle: int = NEVER
 
     def of(self, kind: Kind) -> int:
         """Return the size for one kind of objects."""
@@ -49,12 +55,16 @@ class Limits(NamedTuple):
         """Return the size for what is stored already."""
         return self[4 + KINDS.index(kind)]
 
+    def of_shared(self, kind: Kind) -> int:
+        """Return the size for what is made ready once for many tasks."""
+        return self[6 + KINDS.index(kind)]
+
 
 # Before anything is known: from here on a file in shared memory beats the pipe of a pool.
-DEFAULT = Limits(*[700_000] * 6)
+DEFAULT = Limits(*[700_000] * 8)
 
 
-NOTHING = Limits(*[NEVER] * 6)
+NOTHING = Limits(*[NEVER] * 8)
 
 
 class Costs:
@@ -104,6 +114,12 @@ class Costs:
             return self._of("argument", "found", size)
         return self._of("argument", "store", size) - self._of("argument", "put", size)
 
+    def argument_shared(self, size: int) -> float:
+        """Return what an argument takes that was stored once for many tasks, which do not look."""
+        path: Path = "again" if ("argument", "again") in self._curves else "get"
+        get = self._of("argument", path, size)
+        return min(self.argument_found(size), self._least["argument"] + get)
+
     def result_inline(self, size: int, passed: float = 0.0, *, directly: bool = False) -> float:
         """Return what a result takes inline.
 
@@ -123,6 +139,14 @@ class Costs:
         # Who is given it fetches it; where hosts share what they have fetched, it is the first.
         again = max(get, self.argument_found(size) - self._least["argument"])
         return self._of("result", "store", size) - min(passed, 1.0) * get + passed * again
+
+    def limit(
+        self, side: Side, inline: Callable[[int], float], other: Callable[[int], float]
+    ) -> int:
+        """Return the size from which on another path is cheaper than inline."""
+        largest = known_to(self._curves[side, path] for path in ("inline", "store"))
+        size = crossover(inline, other, largest)
+        return NEVER if size is None else size
 
     def _of(self, side: Side, path: Path, size: int) -> float:
         seconds = self._curves[side, path].seconds(size)
@@ -156,16 +180,15 @@ def limits_of_arguments(model: CostModel, others: float) -> Limits:
     Raises:
         ValueError: too little was measured.
     """
-    costs = [Costs(model, kind) for kind in KINDS]
-    once = [_limit(crossover(one.argument_inline, one.argument_stored)) for one in costs]
-    found = [_limit(crossover(one.argument_inline, one.argument_found)) for one in costs]
-    repeated = [
-        _limit(
-            crossover(one.argument_inline, functools.partial(one.argument_stored, others=others))
-        )
-        for one in costs
-    ]
-    return Limits(*once, *map(min, once, repeated), *map(min, once, repeated, found))
+    limits: list[list[int]] = []
+    for kind in KINDS:
+        costs = Costs(model, kind)
+        limit = functools.partial(costs.limit, "argument", costs.argument_inline)
+        once = limit(costs.argument_stored)
+        again = min(once, limit(functools.partial(costs.argument_stored, others=others)))
+        found = min(again, limit(costs.argument_found))
+        limits.append([once, again, found, min(once, limit(costs.argument_shared))])
+    return Limits(*(size for sizes in zip(*limits, strict=True) for size in sizes))
 
 
 def limits_of_results(
@@ -187,12 +210,8 @@ def limits_of_results(
         one = Costs(model, kind, pickling=pickling)
         inline = functools.partial(one.result_inline, passed=passed, directly=directly)
         stored = functools.partial(one.result_stored, passed=passed)
-        limits.append(_limit(crossover(inline, stored)))
+        limits.append(one.limit("result", inline, stored))
     return Limits(*limits)
-
-
-def _limit(size: int | None) -> int:
-    return NEVER if size is None else size
 
 
 # What is no larger takes what a task takes that moves nothing.

@@ -65,6 +65,8 @@ class TraceHeader:
     dedupe: bool
     max_bytes: int
     """Of the trace."""
+    cores: int | None = None
+    """That the client's process may use; ``None`` in traces of before that was noted."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class TraceMoved:
     serialize_s: float
     put_s: float
     key: str
-    """Under which it is stored; empty if it is not."""
+    """Under which it is stored; of a result that is sent to another task inline, that of the task
+    it came from. Empty otherwise."""
     content: str
     """The same for objects of the same content; empty if nobody knows."""
     part: bool

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import proxyexec
+from proxyexec._cores import usable_cores
 from proxyexec._events import Event, Evicted, Moved, Ran, Resolved
 from proxyexec._stats import stats_of
 from proxyexec._trace import VERSION
@@ -51,6 +52,7 @@ class TraceWriter:
             "pid": os.getpid(),
             **facts,
             "max_bytes": max_bytes,
+            "cores": usable_cores(),
         }
         file = self._file = _File(self.path, max_bytes, start, header)
         # Which does not refer to this object: it is dropped with its executor, at the latest.

@@ -138,8 +138,13 @@ class AdaptiveRule:
     )
 
     @classmethod
-    def of(cls, model: CostModel, run: Run) -> AdaptiveRule:
+    def of(cls, model: CostModel, run: Run, *, directly: bool = False) -> AdaptiveRule:
         """Return what it comes to with some costs, for a run.
+
+        Args:
+            model: the costs.
+            run: the run.
+            directly: whether results reach the tasks that get them past the client.
 
         Raises:
             ValueError: too little was measured.
@@ -152,7 +157,7 @@ class AdaptiveRule:
                 if item.maker is not None:
                     given[run.steps[item.maker].function] += 1
         results = {
-            name: limits_of_results(model, given[name] / number)
+            name: limits_of_results(model, given[name] / number, directly=directly)
             for name, number in made.items()
             if number
         }
@@ -172,6 +177,8 @@ class AdaptiveRule:
             return limits is not None and item.bytes >= limits.of(item.kind)
         if item.bytes >= self.arguments.of(item.kind):
             return True
+        if item.is_mapped:
+            return item.bytes >= self.arguments.of_shared(item.kind)
         if not self.dedupe:
             return False
         if found:

@@ -30,42 +30,58 @@ class Prices:
         model: what was measured, with an executor and a store.
         workers: those it was measured with.
 
+        inline: how many times as long as that moving inline takes.
+        stored: how many times as long storing and fetching takes.
+
     Raises:
         ValueError: too little was measured.
     """
 
-    def __init__(self, model: CostModel, workers: int) -> None:
+    def __init__(
+        self, model: CostModel, workers: int, *, inline: float = 1.0, stored: float = 1.0
+    ) -> None:
         self.model = model
+        self._inline, self._stored = inline, stored
         self._costs: dict[Kind, Costs] = {kind: Costs(model, kind) for kind in KINDS}
         self._workers = max(1, min(workers, _WORKERS_AT_MOST))
         self._tasks = _TASKS_EACH * self._workers
-        self.task = min(one.argument_inline(0) for one in self._costs.values())
+        # What one takes that is one of a few, and moves nothing.
+        self._few = min(one.argument_inline(0) for one in self._costs.values())
+        many = model.curves.get(("argument", "buffers", "task"))
+        self.task = self._few if many is None else min(self._few, many.seconds(0))
         """What a task takes that moves nothing; the base executor is busy with it."""
+        self.latency = self._tasks * (self._few - self.task)
+        """For how long it is on its way beside that, there and back."""
         self._known: dict[tuple[str, Kind, int], float] = {}
 
     def send(self, kind: Kind, size: int) -> float:
         """Return what sending an argument inline takes, the base executor and a worker."""
-        return self._once("send", kind, size, self._send)
+        return self._inline * self._once("send", kind, size, self._send)
 
     def send_back(self, kind: Kind, size: int) -> float:
         """Return what sending a result inline takes."""
-        return self._once("back", kind, size, self._send_back)
+        return self._inline * self._once("back", kind, size, self._send_back)
 
     def put(self, kind: Kind, size: int) -> float:
         """Return what storing an object takes who stores it."""
-        return self._once("put", kind, size, lambda *one: self._curve("put", *one))
+        return self._stored * self._once("put", kind, size, lambda *one: self._curve("put", *one))
 
     def get(self, kind: Kind, size: int) -> float:
         """Return what fetching an object takes who fetches it."""
-        return self._once("get", kind, size, lambda *one: self._curve("get", *one))
+        return self._stored * self._once("get", kind, size, lambda *one: self._curve("get", *one))
+
+    def get_again(self, kind: Kind, size: int) -> float:
+        """Return what fetching an object takes who has fetched it before."""
+        again = self._stored * self._once("again", kind, size, self._again)
+        return min(self.get(kind, size), again)
 
     def beside_stored(self, kind: Kind, size: int) -> float:
         """Return what an argument that is stored and fetched takes beside that."""
-        return self._once("stored", kind, size, self._beside_stored)
+        return self._stored * self._once("stored", kind, size, self._beside_stored)
 
     def beside_found(self, kind: Kind, size: int) -> float:
         """Return what an argument that was stored before takes beside being fetched."""
-        return self._once("found", kind, size, self._beside_found)
+        return self._stored * self._once("found", kind, size, self._beside_found)
 
     def beside_result(self, kind: Kind, size: int, *, read: bool) -> float:
         """Return what a result that is stored takes beside that.
@@ -75,7 +91,7 @@ class Prices:
             size: in bytes.
             read: whether the client fetches it; what that takes is not in it.
         """
-        beside = self._once("result", kind, size, self._beside_result)
+        beside = self._stored * self._once("result", kind, size, self._beside_result)
         return beside if read else max(0.0, beside - self.get(kind, size))
 
     def loading(self, size: int, dump_s: float) -> float:
@@ -97,12 +113,12 @@ class Prices:
     def _send(self, kind: Kind, size: int) -> float:
         of: dict[Kind, Callable[[int], float]]
         of = {one: costs.argument_inline for one, costs in self._costs.items()}
-        return self._beyond("argument", kind, size, of) - self.task
+        return self._beyond("argument", kind, size, of) - self._few
 
     def _send_back(self, kind: Kind, size: int) -> float:
         of: dict[Kind, Callable[[int], float]]
         of = {one: costs.result_inline for one, costs in self._costs.items()}
-        return self._beyond("result", kind, size, of) - self.task
+        return self._beyond("result", kind, size, of) - self._few
 
     def _beyond(
         self, side: Side, kind: Kind, size: int, of: Mapping[Kind, Callable[[int], float]]
@@ -124,14 +140,16 @@ class Prices:
 
     def _beside_stored(self, kind: Kind, size: int) -> float:
         each = self._costs[kind].argument_stored(size)
-        return self._beside(each, self.put(kind, size), self.get(kind, size))
+        return self._beside(each, self._curve("put", kind, size), self._curve("get", kind, size))
 
     def _beside_found(self, kind: Kind, size: int) -> float:
-        return self._beside(self._costs[kind].argument_found(size), 0.0, self.get(kind, size))
+        return self._beside(
+            self._costs[kind].argument_found(size), 0.0, self._curve("get", kind, size)
+        )
 
     def _beside_result(self, kind: Kind, size: int) -> float:
         each = self._costs[kind].result_stored(size)
-        return self._beside(each, self.get(kind, size), self.put(kind, size))
+        return self._beside(each, self._curve("get", kind, size), self._curve("put", kind, size))
 
     def _beside(self, each: float, client: float, worker: float) -> float:
         """Return what is left of what a task of a batch took.
@@ -143,9 +161,13 @@ class Prices:
         """
         tasks = self._tasks
         # Either all wait for the base executor, but for the first and the last; or for workers.
-        by_executor = each - self.task - (client + worker) / tasks
-        by_workers = (tasks * each - client) * self._workers / tasks - self.task - worker
+        by_executor = each - self._few - (client + worker) / tasks
+        by_workers = (tasks * each - client) * self._workers / tasks - self._few - worker
         return min(by_executor, by_workers)
+
+    def _again(self, kind: Kind, size: int) -> float:
+        known = any(("argument", one, "again") in self.model.curves for one in KINDS)
+        return self._curve("again" if known else "get", kind, size)
 
     def _curve(self, path: Path, kind: Kind, size: int) -> float:
         for one in (kind, *KINDS):

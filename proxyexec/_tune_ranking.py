@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxyexec._costs import KINDS, SIDES, CostModel
 from proxyexec._tune_candidates import AdaptiveRule, PolicyRule, RecordedRule, Rule, plain_rules
+from proxyexec._tune_fitting import fitted_to
 from proxyexec._tune_prices import Prices
 from proxyexec._tune_replay import Outcome, replay
 from proxyexec._tune_result import (
@@ -92,13 +93,21 @@ def tune(
     rules = plain_rules(run, [one.costs for one in places])
     policy = trace.header.policy
     recorded = RecordedRule(_written(policy))
-    prices = {one.store: Prices(one.costs, run.workers) for one in places}
-    again = replay(run, recorded, prices[present.store], directly=directly, observed=True)
-    ratio = run.seconds / again.seconds if again.seconds > 0 else 1.0
-    factor = ratio**_TRUST
+    fitted = fitted_to(run, recorded, present.costs, directly=directly)
+    run, ratio = fitted.run, fitted.ratio
+    factor = fitted.left**_TRUST
+    prices = {
+        one.store: Prices(
+            one.costs,
+            run.workers,
+            inline=fitted.moving if fitted.is_inline else 1.0,
+            stored=fitted.moving if one is present and not fitted.is_inline else 1.0,
+        )
+        for one in places
+    }
     jobs: list[tuple[Place, Rule]] = [(present, recorded)]
     for place in places:
-        those: list[Rule] = [*rules, AdaptiveRule.of(place.costs, run)]
+        those: list[Rule] = [*rules, AdaptiveRule.of(place.costs, run, directly=directly)]
         jobs += [(place, one) for one in those if not (place is present and _is(one, policy))]
         jobs += [(place, one) for one in more]
     outcomes: list[tuple[Place, Rule, Outcome]] = []
@@ -128,6 +137,7 @@ def tune(
         _unread(trace),
         notes=tuple(_notes(trace, run, ratio, present)),
         ratio=ratio,
+        moving=fitted.moving,
     )
 
 

@@ -3,7 +3,8 @@
 The world: the client submits tasks one after the other, and stores what is to be stored before it
 goes on. The base executor moves one thing at a time, there and back, and the worker that gets it
 waits for it. Workers fetch, run and store at the same time. What comes back to the client, it
-fetches when it arrives, if it looks at it.
+fetches when it arrives, if it looks at it. Where all of them are on one machine, and together need
+more cores than it has, all are slower alike.
 
 Nothing is random: the same run, rule and prices come to the same.
 """
@@ -11,6 +12,7 @@ Nothing is random: the same run, rule and prices come to the same.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxyexec._tune_result import TuneSpan, TuneTimeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from proxyexec._costs import Kind
     from proxyexec._tune_candidates import Rule
@@ -30,6 +32,12 @@ __all__ = ["Outcome", "WorldPrices", "replay"]
 # Spans of a timeline, at most.
 _SPANS_AT_MOST = 6000
 
+# How many cores it keeps busy to send something: who sends and who receives take turns, in part.
+_SENDING = 1.6
+
+# What all take from each other is waiting, in part.
+_WAITING = 0.5
+
 
 class WorldPrices(Protocol):
     """Seconds for each step of a task; :class:`proxyexec._tune_prices.Prices` has them."""
@@ -37,6 +45,11 @@ class WorldPrices(Protocol):
     @property
     def task(self) -> float:
         """What a task takes the base executor that moves nothing."""
+        ...
+
+    @property
+    def latency(self) -> float:
+        """For how long a task is on its way beside that, there and back."""
         ...
 
     def send(self, kind: Kind, size: int) -> float:
@@ -53,6 +66,10 @@ class WorldPrices(Protocol):
 
     def get(self, kind: Kind, size: int) -> float:
         """Return what fetching an object takes who fetches it."""
+        ...
+
+    def get_again(self, kind: Kind, size: int) -> float:
+        """Return what fetching it takes who has fetched it before."""
         ...
 
     def beside_stored(self, kind: Kind, size: int) -> float:
@@ -83,6 +100,8 @@ class Outcome:
     fetched_bytes: int
     peak_bytes: int
     stored_objects: int
+    running_s: float
+    """For how long functions ran, all together."""
     timeline: TuneTimeline | None
 
 
@@ -128,6 +147,28 @@ class _Moving:
     path: str
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What somebody is busy with for a while."""
+
+    kind: SpanKind | None
+    lane: str
+    """Who, in the timeline."""
+    seconds: float
+    """That it takes where nobody else needs a core."""
+    cores: float
+    """That it keeps busy."""
+    item: Item | None = None
+
+
+class _Lane:
+    """Who does one thing at a time: the client, or the base executor."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[int, list[_Part], Callable[[], None]]] = deque()
+        self.is_busy = False
+
+
 class _World:
     def __init__(
         self,
@@ -142,13 +183,20 @@ class _World:
         self._directly, self._observed = directly, observed
         self._spans: list[TuneSpan] | None = [] if timeline else None
         self._spans_left_out = 0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self.now = 0.0
+        # What happens at a time; and what ends once so much has been done.
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._under_way: list[tuple[float, int, float, Callable[[], None]]] = []
+        # How much each of those who are busy has done since the beginning: as much as time has
+        # passed, or less where there are too few cores; and how many they would need.
+        self._work = 0.0
+        self._needed = 0.0
+        self._cores = math.inf if run.cores is None else float(run.cores)
+        self.running = 0.0
+        """For how long functions ran, all together."""
         self._end = 0.0
-        # When each is free again.
-        self._client_free = 0.0
-        self._channel_free = 0.0
+        self._client, self._channel = _Lane(), _Lane()
         # Workers that are there and idle, the longest first; tasks that wait for one.
         self._workers = 0
         self._idle: deque[int] = deque()
@@ -173,6 +221,10 @@ class _World:
         self._results: dict[int, list[_Moving]] = {}
         self._contents: dict[str, _Stored] = {}
         self._sent: set[str] = set()
+        # Who has fetched which callables.
+        self._got: set[tuple[str, str]] = set()
+        # By which worker each task was run.
+        self._where: dict[int, int] = {}
         self._live = self._peak = 0
         self._lives: list[tuple[float, int]] = [(0.0, 0)]
         self._inline = self._stored = self._found = self._fetched = self._objects = 0
@@ -181,12 +233,11 @@ class _World:
     def go(self) -> None:
         """Have everything happen."""
         self._at(0.0, self._go_on)
-        while self._events:
-            self.now, _, action = heapq.heappop(self._events)
-            action()
+        while self._events or self._under_way:
+            self._step()
         if not all(self._done):
             raise AssertionError("tasks wait for each other")
-        self._end = max(self._end, self._client_free) + self._run.tail_s
+        self._end += self._run.tail_s
         self.now = self._end
         for one in self._kept:
             self._release(one)
@@ -207,6 +258,7 @@ class _World:
             self._fetched,
             self._peak,
             self._objects,
+            self.running,
             timeline,
         )
 
@@ -216,16 +268,66 @@ class _World:
         self._number += 1
         heapq.heappush(self._events, (when, self._number, action))
 
-    def _busy_client(self, seconds: float) -> float:
-        """Have the client do something next; return when it begins."""
-        start = max(self.now, self._client_free)
-        self._client_free = start + seconds
-        return start
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        if seconds > 0:
+            self._at(self.now + seconds, action)
+        else:
+            action()
 
-    def _busy_channel(self, seconds: float) -> float:
-        start = max(self.now, self._channel_free)
-        self._channel_free = start + seconds
-        return start
+    def _step(self) -> None:
+        """Have the next thing happen."""
+        speed = min(1.0, self._cores / self._needed) if self._needed > 0 else 1.0
+        when = math.inf
+        if self._under_way:
+            when = self.now + max(0.0, self._under_way[0][0] - self._work) / speed
+        if self._events and self._events[0][0] <= when:
+            then, _, action = heapq.heappop(self._events)
+            self._work += (then - self.now) * speed
+            self.now = then
+        else:
+            self._work, _, cores, action = heapq.heappop(self._under_way)
+            self.now = when
+            self._needed = self._needed - cores if self._under_way else 0.0
+        action()
+
+    def _do(
+        self, number: int, parts: list[_Part], then: Callable[[], None], lane: _Lane | None = None
+    ) -> None:
+        """Have somebody do one thing after the other for a task, once its lane is free."""
+        if lane is None:
+            self._go_through(number, deque(parts), then)
+            return
+        lane.waiting.append((number, parts, then))
+        if not lane.is_busy:
+            self._begin(lane)
+
+    def _begin(self, lane: _Lane) -> None:
+        number, parts, then = lane.waiting.popleft()
+        lane.is_busy = True
+
+        def end() -> None:
+            lane.is_busy = False
+            if lane.waiting:
+                self._begin(lane)
+            then()
+
+        self._go_through(number, deque(parts), end)
+
+    def _go_through(self, number: int, parts: deque[_Part], then: Callable[[], None]) -> None:
+        if not parts:
+            self._end = max(self._end, self.now)
+            then()
+            return
+        part, start = parts.popleft(), self.now
+
+        def end() -> None:
+            self._note(part, start, number)
+            self._go_through(number, parts, then)
+
+        self._number += 1
+        self._needed += part.cores
+        entry = (self._work + part.seconds, self._number, part.cores, end)
+        heapq.heappush(self._under_way, entry)
 
     # The program.
 
@@ -249,17 +351,15 @@ class _World:
 
     def _submit(self, number: int) -> None:
         step = self._run.steps[number]
-        taken = 0.0
-        begin = max(self.now, self._client_free)
+        parts: list[_Part] = []
         if self._observed:
-            taken += step.observed_s
+            parts.append(_Part(None, "client", step.observed_s, 1.0))
         moving = self._given[number]
         for item in step.given:
             for one in self._routed(item):
                 moving.append(one)
-                taken += self._prepared(number, one, begin + taken)
-        self._client_free = begin + taken
-        self._at(begin + taken, lambda: self._submitted(number))
+                parts += self._prepared(one)
+        self._do(number, parts, lambda: self._submitted(number), self._client)
 
     def _submitted(self, number: int) -> None:
         if not self._run.steps[number].detached:
@@ -268,9 +368,13 @@ class _World:
         if number == 0:
             for delay in self._run.delays:
                 self._at(self.now + delay, self._worker_there)
+        self._after(self._prices.latency / 2, lambda: self._enter(number))
+        self._go_on()
+
+    def _enter(self, number: int) -> None:
+        """Have a task wait for a worker."""
         self._queue.append(number)
         self._assign()
-        self._go_on()
 
     def _routed(self, item: Item) -> list[_Moving]:
         """Decide how an argument and its parts travel."""
@@ -294,10 +398,14 @@ class _World:
         if not self._wants(item):
             self._note_sent(item)
             return _Moving(item, None, "inline")
-        found = self._contents.get(item.content) if item.content and self._run.dedupe else None
+        found = None
+        if item.content and (self._run.dedupe or item.is_mapped):
+            found = self._contents.get(item.content)
         self._note_sent(item)
         if found is not None:
             self._hold(found)
+            if item.is_mapped:
+                return _Moving(item, found, "reference")
             self._found += item.bytes
             return _Moving(item, found, "found")
         stored = self._put(item)
@@ -315,17 +423,15 @@ class _World:
         if item.content:
             self._sent.add(item.content)
 
-    def _prepared(self, number: int, moving: _Moving, at: float) -> float:
-        """Return what the client takes to make an argument ready."""
+    def _prepared(self, moving: _Moving) -> Iterator[_Part]:
+        """Say what the client does to make an argument ready."""
         item = moving.item
         if moving.path in ("reference", "inline"):
-            return 0.0
-        self._span("serialize", "client", at, item.dump_s, number, item)
-        if moving.path == "found":
-            return item.dump_s
-        put = self._prices.put(item.kind, item.bytes)
-        self._span("put", "client", at + item.dump_s, put, number, item)
-        return item.dump_s + put
+            return
+        yield _Part("serialize", "client", item.dump_s, 1.0, item)
+        if moving.path == "store":
+            put = self._prices.put(item.kind, item.bytes)
+            yield _Part("put", "client", put, 1.0, item)
 
     # Workers.
 
@@ -336,36 +442,47 @@ class _World:
 
     def _assign(self) -> None:
         while self._idle and self._queue:
-            self._receive(self._queue.popleft(), self._idle.popleft())
+            number = self._queue.popleft()
+            worker = self._nearest(number) if self._directly else self._idle[0]
+            self._idle.remove(worker)
+            self._receive(number, worker)
+
+    def _nearest(self, number: int) -> int:
+        """Return the idle worker that has most of what a task is given, if that is not stored."""
+        has = dict.fromkeys(self._idle, 0)
+        for one in self._given[number]:
+            where = None if one.item.maker is None else self._where.get(one.item.maker)
+            if one.stored is None and where in has:
+                has[where] += one.item.bytes
+        return max(has, key=has.__getitem__)
 
     def _receive(self, number: int, worker: int) -> None:
         """Have a worker get a task through the base executor."""
         lane = f"worker {worker}"
-        seconds = self._prices.task
-        inline = [one.item for one in self._given[number] if one.stored is None]
-        start = self._busy_channel(0.0)
-        loads = 0.0
+        self._where[number] = worker
+        waits = self._prices.task
         for one in self._given[number]:
-            if one.stored is not None and one.item.is_read:
+            if one.stored is not None and one.item.is_read and one.path != "reference":
                 new = one.path == "store"
                 beside = self._prices.beside_stored if new else self._prices.beside_found
-                seconds += beside(one.item.kind, one.item.bytes)
-        for item in inline:
+                waits += beside(one.item.kind, one.item.bytes)
+        parts = [_Part(None, lane, waits, _WAITING)]
+        loads = 0.0
+        for one in self._given[number]:
+            if one.stored is not None:
+                continue
+            item = one.item
+            if self._directly and item.maker is not None and self._where[item.maker] == worker:
+                continue  # it is there, as it is
             self._inline += item.bytes
-            move = self._sending(item)
-            self._span("inline", lane, start + seconds, move, number, item)
-            seconds += move
+            parts.append(_Part("inline", lane, self._sending(item), _SENDING, item))
             loads += self._load_s(item)
-        self._busy_channel(seconds)
-        self._at(start + seconds, lambda: self._fetch(number, worker, loads))
+        self._do(number, parts, lambda: self._fetch(number, worker, loads), self._channel)
 
     def _sending(self, item: Item) -> float:
         if self._directly and item.maker is not None:
             return self._prices.get(item.kind, item.bytes)
-        move = item.dump_s + self._prices.send(item.kind, item.bytes)
-        if item.maker is not None:  # and it was made there, to be pickled once more
-            move += self._load_s(item)
-        return move
+        return item.dump_s + self._prices.send(item.kind, item.bytes)
 
     def _load_s(self, item: Item) -> float:
         if item.load_s is not None:
@@ -375,61 +492,73 @@ class _World:
     def _fetch(self, number: int, worker: int, loads: float) -> None:
         """Have a worker make what it was given, fetch, and run."""
         step, lane = self._run.steps[number], f"worker {worker}"
-        at = self.now + loads
-        for one in self._given[number]:
-            if one.stored is None or not one.item.is_read:
-                continue
-            self._fetched += one.item.bytes
-            get = self._prices.get(one.item.kind, one.item.bytes) + self._load_s(one.item)
-            self._span("get", lane, at, get, number, one.item)
-            at += get
-        self._span("run", lane, at, step.run_s, number, None)
-        self._at(at + step.run_s, lambda: self._return(number, worker))
+        parts = [_Part(None, lane, loads, 1.0)]
+        parts += [
+            self._getting(one, lane)
+            for one in self._given[number]
+            if one.stored is not None and one.item.is_read
+        ]
+        parts.append(_Part("run", lane, step.run_s, 1.0))
+        self._do(number, parts, lambda: self._return(number, worker))
+
+    def _getting(self, moving: _Moving, lane: str) -> _Part:
+        item = moving.item
+        self._fetched += item.bytes
+        known = item.is_mapped and (lane, item.content) in self._got
+        if item.is_mapped:
+            self._got.add((lane, item.content))
+        get = self._prices.get_again if known else self._prices.get
+        seconds = get(item.kind, item.bytes) + self._load_s(item)
+        return _Part("get", lane, seconds, 1.0, item)
 
     def _return(self, number: int, worker: int) -> None:
         """Have a worker store the results, or send them back."""
         step, lane = self._run.steps[number], f"worker {worker}"
-        at = self.now
+        parts: list[_Part] = []
         if self._observed:
-            at += step.worker_observed_s
+            parts.append(_Part(None, lane, step.worker_observed_s, 1.0))
         results: list[_Moving] = []
         for item in step.returned:
-            whole, parts = self._split(item)
-            for one in (whole, *parts):
+            whole, rest = self._split(item)
+            for one in (whole, *rest):
                 if not self._wants(one):
                     results.append(_Moving(one, None, "inline"))
                     continue
-                dump, move = one.dump_s, self._prices.put(one.kind, one.bytes)
-                self._span("serialize", lane, at, dump, number, one)
-                self._span("put", lane, at + dump, move, number, one)
-                at += dump + move
+                put = self._prices.put(one.kind, one.bytes)
+                parts.append(_Part("serialize", lane, one.dump_s, 1.0, one))
+                parts.append(_Part("put", lane, put, 1.0, one))
                 results.append(_Moving(one, _Stored(one.bytes, 0), "store"))
         self._results[number] = results
-        self._at(at, lambda: self._stored_results(number, worker))
+        self._do(number, parts, lambda: self._stored_results(number, worker))
 
     def _stored_results(self, number: int, worker: int) -> None:
         lane = f"worker {worker}"
-        seconds = 0.0
-        start = self._busy_channel(0.0)
+        parts: list[_Part] = []
         for one in self._results[number]:
+            item = one.item
             if one.stored is not None:
                 self._add(one.stored)
                 one.stored.holders = 1 + self._consumers[number]
-                item = one.item
-                seconds += self._prices.beside_result(item.kind, item.bytes, read=item.is_read)
+                beside = self._prices.beside_result(item.kind, item.bytes, read=item.is_read)
+                parts.append(_Part(None, lane, beside, _WAITING))
                 continue
-            self._inline += one.item.bytes
-            if self._directly and not one.item.is_read:
+            self._inline += item.bytes
+            if self._directly and not item.is_read:
                 continue
-            move = one.item.dump_s + self._prices.send_back(one.item.kind, one.item.bytes)
-            self._span("inline", lane, start + seconds, move, number, one.item)
-            seconds += move + self._load_s(one.item)
-        if seconds:
-            self._busy_channel(seconds)
-        when = start + seconds if seconds else self.now
-        self._at(when, lambda: self._arrive(number, worker))
+            move = item.dump_s + self._prices.send_back(item.kind, item.bytes)
+            parts.append(_Part("inline", lane, move, _SENDING, item))
+            parts.append(_Part(None, lane, self._load_s(item), 1.0))
+        parts = [one for one in parts if one.seconds > 0]
+        channel = self._channel if parts else None
+        self._do(number, parts, lambda: self._leave(number, worker), channel)
 
-    def _arrive(self, number: int, worker: int) -> None:
+    def _leave(self, number: int, worker: int) -> None:
+        """Have a worker take the next task."""
+        self._idle.append(worker)
+        self._after(self._prices.latency / 2, lambda: self._arrive(number))
+        self._assign()
+
+    def _arrive(self, number: int) -> None:
         """Have the client know that a task has ended."""
         for one in self._given[number]:
             if one.stored is not None:
@@ -440,20 +569,12 @@ class _World:
                 for made in self._results.get(item.maker, ()):
                     if made.stored is not None:
                         self._release(made.stored)
-        self._idle.append(worker)
-        taken = 0.0
-        begin = max(self.now, self._client_free)
-        for one in self._results[number]:
-            if one.stored is not None and one.item.is_read:
-                self._fetched += one.item.bytes
-                get = self._prices.get(one.item.kind, one.item.bytes)
-                get += self._load_s(one.item)
-                self._span("get", "client", begin + taken, get, number, one.item)
-                taken += get
-        if taken:
-            self._client_free = begin + taken
-        self._assign()
-        self._at(begin + taken if taken else self.now, lambda: self._finish(number))
+        parts = [
+            self._getting(one, "client")
+            for one in self._results[number]
+            if one.stored is not None and one.item.is_read
+        ]
+        self._do(number, parts, lambda: self._finish(number), self._client if parts else None)
 
     def _finish(self, number: int) -> None:
         self._done[number] = True
@@ -514,20 +635,19 @@ class _World:
             else:
                 self._lives.append((self.now, self._live))
 
-    def _span(
-        self,
-        kind: SpanKind,
-        lane: str,
-        start: float,
-        seconds: float,
-        number: int,
-        item: Item | None,
-    ) -> None:
-        if self._spans is None or seconds <= 0:
+    # The timeline.
+
+    def _note(self, part: _Part, start: float, number: int) -> None:
+        if part.kind == "run":
+            self.running += self.now - start
+        if self._spans is None or part.kind is None or self.now <= start:
             return
         if len(self._spans) >= _SPANS_AT_MOST:
             self._spans_left_out += 1
             return
+        item = part.item
         about = ("", "", 0) if item is None else (item.what, item.type, item.bytes)
         function = self._run.steps[number].function
-        self._spans.append(TuneSpan(kind, lane, start, start + seconds, number, function, *about))
+        self._spans.append(
+            TuneSpan(part.kind, part.lane, start, self.now, number, function, *about)
+        )

@@ -197,7 +197,7 @@ class TuneResult:
 
     run: TuneRun
     factor: float
-    """How many times as long as simulated everything is expected to take; see ``ratio``."""
+    """How many times as long as simulated everything is expected to take; see ``moving``."""
     candidates: tuple[TuneCandidate, ...]
     """The best one first."""
     places: tuple[TunePlace, ...]
@@ -208,7 +208,10 @@ class TuneResult:
     notes: tuple[str, ...] = field(default=())
     """What who reads it has to know, in sentences."""
     ratio: float = 1.0
-    """How many times as long as its replay the traced run took."""
+    """How many times as long as its replay the traced run took, with all costs as measured."""
+    moving: float = 1.0
+    """How many times as long as measured moving took in the run, on the path that most bytes took:
+    as far as that explains the ratio. It is expected to take as long again."""
 
     @property
     def best(self) -> TuneCandidate:
@@ -275,6 +278,7 @@ class TuneResult:
                 tuple(map(_measured, document["measured"])),
                 tuple(map(str, document["notes"])),
                 float(document["ratio"]),
+                float(document.get("moving", 1.0)),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"

@@ -80,6 +80,8 @@ class Item:
     is_read: bool = True
     """Whether who gets it looks at it."""
     parts: tuple[Item, ...] = ()
+    is_mapped: bool = False
+    """Whether it is the callable of a ``map``, which is made ready once for all of its tasks."""
 
     @property
     def whole_bytes(self) -> int:
@@ -131,6 +133,10 @@ class Run:
     dedupe: bool = True
     lazy: bool = True
     """Whether results are fetched when somebody looks at them, and not before."""
+    cores: int | None = None
+    """That client and workers share; ``None`` if they share none, or if that is not known."""
+    ahead: tuple[int, ...] = ()
+    """Bytes that had been given to the base executor when each worker began, if that is known."""
 
 
 def run_of(trace: Trace) -> Run:
@@ -147,12 +153,14 @@ def run_of(trace: Trace) -> Run:
     return Run(
         tuple(steps),
         reader.workers,
-        reader.delays(),
+        tuple(delay for delay, _ in reader.arrivals()),
         reader.tail(),
         reader.seconds,
         trace.header.crosses,
         trace.header.dedupe,
         trace.header.lazy,
+        reader.cores(),
+        tuple(ahead for _, ahead in reader.arrivals()),
     )
 
 
@@ -178,26 +186,43 @@ class _Reader:
         self._never = self._header.policy == "ProxyNever()"
         self._kinds = _kinds(one for task in tasks for one in task.moved)
         self._medians = _medians(tasks)
+        self._mapped = _mapped(one for task in tasks for one in task.moved)
         self.workers = _workers(trace.header.workers, tasks)
 
     def steps(self) -> list[Step]:
         """Return the tasks."""
-        steps = [self._step(task) for task in self._tasks]
+        steps = _with_passed([self._step(task) for task in self._tasks])
         steps = _with_makers(steps, self._tasks, bool(self._header.crosses))
         return self._with_waiting(steps)
 
-    def delays(self) -> tuple[float, ...]:
-        """Return when workers were there."""
+    def arrivals(self) -> list[tuple[float, int]]:
+        """Return when workers were there, and how many bytes had been sent to them before."""
         first = self._tasks[0].submitted
-        found: dict[str, float] = {}
+        found: dict[str, tuple[float, int]] = {}
         for task in sorted(self._tasks, key=lambda one: one.started or math.inf):
             if task.started is not None and task.worker and task.worker not in found:
                 host = task.worker.rpartition(":")[0]
                 late = task.started - max(task.submitted, first)
                 # Clocks of other hosts differ by more than it takes to start.
-                found[task.worker] = max(late, 0.0) if host == self._header.host else 0.0
-        delays = sorted(found.values())[: self.workers]
-        return (*delays, *[delays[-1] if delays else 0.0] * (self.workers - len(delays)))
+                delay = max(late, 0.0) if host == self._header.host else 0.0
+                found[task.worker] = delay, self._sent_before(task.started)
+        arrivals = sorted(found.values())[: self.workers]
+        last = arrivals[-1] if arrivals else (0.0, 0)
+        return arrivals + [last] * (self.workers - len(arrivals))
+
+    def _sent_before(self, time: float) -> int:
+        return sum(
+            one.bytes
+            for task in self._tasks
+            if task.submitted <= time
+            for one in task.moved
+            if one.what != "result" and one.path == "inline"
+        )
+
+    def cores(self) -> int | None:
+        """Return how many cores client and workers share; ``None`` where workers are elsewhere."""
+        hosts = {task.worker.rpartition(":")[0] for task in self._tasks if task.worker}
+        return self._header.cores if hosts <= {self._header.host} else None
 
     def tail(self) -> float:
         """Return what the program took after all tasks."""
@@ -269,9 +294,10 @@ class _Reader:
             load_s if kind == "pickle" else 0.0,
             moved.content,
             function,
-            maker if moved.path == "reference" else None,
+            maker if moved.path in ("reference", "inline") else None,
             is_read,
             tuple(self._item(function, one, (), read) for one in parts),
+            moved.content in self._mapped,
         )
 
     def _with_waiting(self, steps: list[Step]) -> list[Step]:
@@ -323,15 +349,53 @@ def _wholes(moved: Iterable[TraceMoved]) -> list[tuple[TraceMoved, list[TraceMov
 
 def _loaded(items: list[Item], unpack: float) -> list[Item]:
     """Divide what unpacking took by size among what it was spent for."""
-    total = sum(one.bytes for one in items if one.path == "inline" and one.kind == "pickle")
+    loaded = [
+        one.path == "inline" and one.kind == "pickle" and not _is_passed(one) for one in items
+    ]
+    total = sum(one.bytes for one, is_loaded in zip(items, loaded, strict=True) if is_loaded)
     if unpack <= 0 or not total:
         return items
     return [
-        replace(one, load_s=unpack * one.bytes / total)
-        if one.path == "inline" and one.kind == "pickle"
-        else one
-        for one in items
+        replace(one, load_s=unpack * one.bytes / total) if is_loaded else one
+        for one, is_loaded in zip(items, loaded, strict=True)
     ]
+
+
+def _is_passed(item: Item) -> bool:
+    """Tell whether an object went from worker to worker; then, nobody knows as which argument."""
+    return item.maker is not None and item.path == "inline" and item.what == "argument"
+
+
+def _with_passed(steps: list[Step]) -> list[Step]:
+    """Say of results that are passed on inline what is known of them where they were made."""
+    passed: set[int] = set()
+    found = []
+    for step in steps:
+        given = []
+        for item in step.given:
+            known = item
+            if item.maker is not None and item.path == "inline":
+                passed.add(item.maker)
+                made = steps[item.maker].returned
+                if _is_passed(item) and made:
+                    known = replace(item, dump_s=made[0].dump_s, load_s=None)
+            given.append(known)
+        found.append(replace(step, given=tuple(given)))
+    return [
+        replace(one, returned=tuple(replace(item, is_read=False) for item in one.returned))
+        if number in passed
+        else one
+        for number, one in enumerate(found)
+    ]
+
+
+def _mapped(moved: Iterable[TraceMoved]) -> set[str]:
+    """Return the contents of callables that were serialized once for several tasks."""
+    return {
+        one.content
+        for one in moved
+        if one.what == "function" and one.content and one.exact and not one.serialize_s
+    }
 
 
 def _kinds(moved: Iterable[TraceMoved]) -> dict[str, Kind]:

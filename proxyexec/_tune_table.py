@@ -37,8 +37,8 @@ def text_of(result: TuneResult, *, top: int) -> Iterator[str]:
         f"{format_size(run.inline_bytes)} inline, {format_size(run.stored_bytes)} stored"
     )
     yield (
-        f"Replayed, that takes {seconds_text(run.seconds / result.ratio)}: what is expected is "
-        f"{result.factor:.2f} times what replaying says."
+        f"Replayed with costs as measured, that takes {seconds_text(run.seconds / result.ratio)}: "
+        f"moving is taken to take {result.moving:.2f} times as long."
     )
     for place in result.places:
         yield f"Costs of {shown(place.store)}: {place.source}."

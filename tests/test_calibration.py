@@ -191,4 +191,4 @@ def test_settings_have_no_passwords():
 def test_times_that_vary():
     assert _are_steady([[1.0, 1.1, 5.0], [2.0, 2.2, 2.1], [1.0, 3.0, 3.0]])
     assert not _are_steady([[1.0, 1.8, 5.0], [2.0, 4.2, 4.1], [1.0, 1.0, 3.0]])
-    assert not _are_steady([[1.0, 1.0], []])
+    assert not _are_steady([[1.0], []])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from proxyexec._costs import CostModel, Curve
@@ -23,10 +25,12 @@ class World:
     Args:
         task: what each task takes.
         beside: what an object that is stored takes beside that, a MB.
+        latency: for how long each task is on its way.
     """
 
-    def __init__(self, task=0.0, beside=0.0):
+    def __init__(self, task=0.0, beside=0.0, latency=0.0):
         self.task = task
+        self.latency = latency
         self.beside = beside
 
     def send(self, kind, size):
@@ -37,7 +41,7 @@ class World:
     def put(self, kind, size):
         return size / MB / 4
 
-    get = put
+    get = get_again = put
 
     def beside_stored(self, kind, size):
         return size / MB * self.beside
@@ -150,7 +154,8 @@ def test_a_result_that_is_passed_on_goes_past_the_client():
     assert inline.inline_bytes == 8 * MB
     # Where workers give it to each other, as those of a cluster do.
     directly = replay(chain, never(), World(), directly=True)
-    assert directly.seconds == 3.0
+    # By the same one: it has it.
+    assert directly.seconds == 2.0
 
 
 def test_what_nobody_reads_is_not_fetched():
@@ -296,7 +301,7 @@ def test_prices_know_no_time_below_zero():
 def test_what_is_larger_than_was_measured_is_as_other_kinds_are():
     short = Curve(((0, 0.1), (MB, 0.2)))
     bent = Curve(((0, 0.1), (MB, 0.2), (4 * MB, 5.2)))
-    costs = model(**{}).curves | {
+    costs = model().curves | {
         ("argument", "pickle", "inline"): short,
         ("argument", "buffers", "inline"): bent,
     }
@@ -321,3 +326,84 @@ def test_an_adaptive_policy_goes_by_costs_and_by_what_repeats():
     assert rule.wants(argument(rule.arguments.of_repeated("buffers")), repeated=True, found=False)
     unknown = result(limit, function="never called")
     assert not rule.wants(unknown, repeated=False, found=False)
+
+
+def test_a_worker_gets_what_it_has_made_itself():
+    makers = [step(returns=[result(4 * MB, is_read=False)], run_s=1.0) for _ in range(2)]
+    users = [
+        step(argument(4 * MB, maker=maker), run_s=1.0, after=(maker,), detached=True)
+        for maker in (1, 0)
+    ]
+    pairs = run(*makers, *users, workers=2)
+    assert replay(pairs, never(), World(), directly=True).seconds == 2.0
+    # One that has made none of it is given it by the other.
+    both = step(*users[0].given, *users[1].given, run_s=1.0, after=(0, 1), detached=True)
+    joined = replay(run(*makers, both, workers=2), never(), World(), directly=True)
+    assert joined.seconds == 1 + 1 + 1
+    assert joined.inline_bytes == 2 * 4 * MB + 4 * MB
+
+
+def test_with_too_few_cores_all_are_slower_alike():
+    four = [step(run_s=1.0)] * 4
+    assert replay(run(*four, workers=4), never(), World()).seconds == 1.0
+    assert replay(run(*four, workers=4, cores=4), never(), World()).seconds == 1.0
+    crowded = replay(run(*four, workers=4, cores=2), never(), World())
+    assert crowded.seconds == 2.0
+    assert crowded.running_s == 4 * 2.0
+    # Those who wait need none.
+    assert replay(run(*four, workers=2, cores=2), never(), World()).seconds == 2.0
+
+
+def test_sending_takes_time_from_functions_that_run():
+    first = step(run_s=4.0)
+    second = step(argument(2 * MB), run_s=1.0)
+    alone = replay(run(first, second, workers=2, cores=8), never(), World())
+    crowded = replay(run(first, second, workers=2, cores=1), never(), World())
+    assert alone.seconds == 4.0
+    # Each moment counts for as much as is needed then; the sum of it is done by one core.
+    assert crowded.seconds == pytest.approx(4.0 + 1.6 * 2.0 + 1.0)
+
+
+def test_tasks_are_on_their_way_there_and_back():
+    chain = run(step(returns=[result(0)]), step(argument(0, maker=0), after=(0,)))
+    assert replay(chain, never(), World(latency=1.0)).seconds == 2.0
+    # Meanwhile, workers do something else.
+    assert replay(run(*[step(run_s=1.0)] * 4), never(), World(latency=1.0)).seconds == 5.0
+
+
+def test_the_callable_of_a_map_is_found_without_looking_for_it():
+    class Dear(World):
+        def beside_found(self, kind, size):
+            return 100.0
+
+        def get_again(self, kind, size):
+            return 0.0
+
+    function = Item("function", "partial", 4 * MB, "buffers", content="one", is_mapped=True)
+    three = run(*[step(function, run_s=1.0)] * 3)
+    outcome = replay(three, ALWAYS, Dear())
+    # Stored for a second, and fetched once.
+    assert outcome.seconds == 1 + 1 + 3
+    assert (outcome.stored_objects, outcome.stored_bytes) == (1, 4 * MB)
+    assert outcome.fetched_bytes == 3 * 4 * MB
+    assert replay(replace(three, dedupe=False), ALWAYS, Dear()).stored_objects == 1
+
+
+def test_costs_of_moving_can_be_other_than_measured():
+    costs = model()
+    plain, scaled = Prices(costs, 2), Prices(costs, 2, inline=2.0, stored=3.0)
+    for of in ("send", "send_back"):
+        assert getattr(scaled, of)("buffers", MB) == 2 * getattr(plain, of)("buffers", MB)
+    for of in ("put", "get", "get_again", "beside_stored", "beside_found"):
+        once, more = (getattr(one, of)("buffers", MB) for one in (plain, scaled))
+        assert more == pytest.approx(3 * once)
+
+
+def test_what_one_of_a_few_tasks_takes_longer_is_waiting():
+    many = model()
+    curves = {**many.curves, ("argument", "buffers", "task"): Curve(((0, 0.001),))}
+    prices, before = Prices(CostModel(curves), 2), Prices(many, 2)
+    assert prices.task == 0.001
+    assert prices.latency == pytest.approx(4 * (before.task - 0.001))
+    assert before.latency == 0.0
+    assert prices.send("buffers", MB) == before.send("buffers", MB)

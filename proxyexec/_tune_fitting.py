@@ -1,0 +1,108 @@
+"""Fits the replay of a run to the run: what a trace tells of how long things took when it was made.
+
+Functions took longer than they would take alone, where there were too few cores for all that went
+on. Workers were late, for having to start or for what was sent before. And moving took longer, or
+less long, than was measured, as the machine was in another state.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from proxyexec._tune_prices import Prices
+from proxyexec._tune_replay import Outcome, replay
+
+if TYPE_CHECKING:
+    from proxyexec._costs import CostModel
+    from proxyexec._tune_candidates import Rule
+    from proxyexec._tune_run import Run
+
+__all__ = ["Fitted", "fitted_to"]
+
+# How often it is tried how long functions would take with a core for each.
+_ROUNDS = 2
+
+# How many times as long moving may take in a run as measured, or how much shorter; and how often
+# what that is is halved.
+_SCALED = 4.0
+_HALVINGS = 6
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run, and how long moving took in it, so that its replay takes about as long as it did."""
+
+    run: Run
+    """Its functions take what they would with a core for each."""
+    moving: float
+    """How many times as long as measured moving takes."""
+    is_inline: bool
+    """Whether that is for what moves inline; or it is for storing and fetching."""
+    ratio: float
+    """How many times as long as its replay it took, with everything as measured."""
+    left: float
+    """The same with moving as it is here."""
+
+
+def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> Fitted:
+    """Fit the replay of a run to it, by how long moving took on the path that most bytes took.
+
+    Args:
+        run: the run.
+        recorded: what was done in it.
+        costs: of moving, with its executor and store.
+        directly: whether results reach the tasks that get them past the client.
+
+    Raises:
+        ValueError: too little was measured.
+    """
+
+    def left(scale: float) -> tuple[Run, float]:
+        inline, stored = (scale, 1.0) if is_inline else (1.0, scale)
+        prices = Prices(costs, run.workers, inline=inline, stored=stored)
+        fitted, again = _uncrowded(run, recorded, prices, directly=directly)
+        return fitted, run.seconds / again.seconds if again.seconds > 0 else 1.0
+
+    run = _started(run, Prices(costs, run.workers))
+    moved = [one for step in run.steps for one in (*step.given, *step.returned)]
+    inline_bytes = sum(one.bytes for one in moved if one.path == "inline")
+    is_inline = 2 * inline_bytes >= sum(one.bytes for one in moved)
+    fitted, ratio = left(1.0)
+    now = ratio
+    # A longer one does not take less: so the scale is found by halving what is between two.
+    low, high = (1.0, _SCALED) if ratio > 1 else (1 / _SCALED, 1.0)
+    scale = 1.0
+    for _ in range(_HALVINGS):
+        scale = math.sqrt(low * high)
+        fitted, now = left(scale)
+        if now > 1:
+            low = scale
+        else:
+            high = scale
+    return Fitted(fitted, scale, is_inline, ratio, now)
+
+
+def _started(run: Run, prices: Prices) -> Run:
+    """Return a run whose workers are late for having to start only, not for what was sent first."""
+    sent = [prices.send("buffers", size) for size in run.ahead] or [0.0] * len(run.delays)
+    delays = (max(0.0, late - taken) for late, taken in zip(run.delays, sent, strict=True))
+    return replace(run, delays=tuple(sorted(delays)))
+
+
+def _uncrowded(run: Run, recorded: Rule, prices: Prices, *, directly: bool) -> tuple[Run, Outcome]:
+    """Return a run whose functions take what they would with a core for each, and its replay.
+
+    In the run itself, they took longer where there were too few cores for all that went on.
+    """
+    total = sum(step.run_s for step in run.steps)
+    slower, alone = 1.0, run
+    again = replay(run, recorded, prices, directly=directly, observed=True)
+    for _ in range(_ROUNDS if total > 0 else 0):
+        # At first, as much slower as it is in the replay; from then on, until that agrees.
+        slower *= again.running_s / total
+        steps = tuple(replace(one, run_s=one.run_s / slower) for one in run.steps)
+        alone = replace(run, steps=steps)
+        again = replay(alone, recorded, prices, directly=directly, observed=True)
+    return alone, again
