@@ -243,7 +243,7 @@ def _foretold(cases: Sequence[Case]) -> dict[str, Any]:
     told = [(case, case.predicted) for case in cases if case.predicted is not None]
     for case, predicted in told:
         medians = medians_of(case.seconds)
-        ranked, is_near = predicted.ranks_rightly(medians), predicted.is_near(medians)
+        ranked, is_near = predicted.ranks_rightly(case.seconds), predicted.is_near(medians)
         right, near = right + ranked, near + is_near
         best = predicted.best()
         rows.append(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tuning_setups import ADAPTIVE, NEVER, policy_named
+from tuning_setups import ADAPTIVE, policy_named
 
 from proxyexec._calibrate import calibrate
 from proxyexec.metrics import Trace, read_trace
@@ -43,10 +43,16 @@ class Prediction:
         """The fixed policy that is said to be fastest."""
         return min(_fixed(self.seconds), key=self.seconds.__getitem__)
 
-    def ranks_rightly(self, medians: Mapping[str, float]) -> bool:
-        """Tell whether the policies said to be best and worst are, as far as times differ."""
-        fixed = list(_fixed(medians))
-        least, most = (pick(medians[one] for one in fixed) for pick in (min, max))
+    def ranks_rightly(self, seconds: Mapping[str, Sequence[float]]) -> bool:
+        """Tell whether the policies said to be best and worst are, as far as times differ.
+
+        Which are is told by every other sample, and how long they take by the rest: by the same
+        ones, the best and the worst of many would be those with most luck, good or bad.
+        """
+        fixed = {name: seconds[name] for name in _fixed(seconds)}
+        told = medians_of({name: samples[::2] for name, samples in fixed.items()})
+        medians = medians_of({name: samples[1::2] or samples for name, samples in fixed.items()})
+        least, most = (medians[pick(told, key=told.__getitem__)] for pick in (min, max))
         worst = max(fixed, key=self.seconds.__getitem__)
         return medians[self.best()] <= _AS_GOOD * least and medians[worst] >= most / _AS_GOOD
 
@@ -94,7 +100,7 @@ def _end(trace: Trace) -> float:
     return 0.0 if trace.end is None else trace.end.t
 
 
-def _fixed(policies: Mapping[str, float]) -> Iterator[str]:
+def _fixed(policies: Mapping[str, object]) -> Iterator[str]:
     return (name for name in policies if name != ADAPTIVE)
 
 

@@ -74,6 +74,9 @@ MARGIN = 0.1
 # How many times as much one size counts for, at most, where sizes are weighed against each other.
 _DEAREST = 2.0
 
+# How much may be lost with the largest sizes: next to nothing with many, or a lot with one or two.
+_LOST_AT_MOST = 1.0
+
 # Up to so many times the largest size that was measured, lines are believed.
 _BEYOND = 4
 
@@ -191,7 +194,8 @@ def crossover(
     """Return the size from which on ``other`` is cheaper by a margin; ``None`` if it never is.
 
     It need not be so for each larger size, as measurements are disturbed, but for most of them: no
-    other size to begin with saves a larger share of what objects of all sizes take.
+    other size to begin with saves a larger share of what objects of all sizes take. What is lost
+    with the largest ones is not made up for by small ones, which take next to no time.
 
     Args:
         inline: the seconds that it takes inline, by size in bytes.
@@ -207,6 +211,8 @@ def crossover(
         saved += 1 - MARGIN - min(share, _DEAREST)
         if saved > most:
             found, most = size, saved
+        elif saved < -_LOST_AT_MOST:
+            break
     return found
 
 

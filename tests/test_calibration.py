@@ -11,9 +11,9 @@ import threading
 
 import pytest
 
-from proxyexec import ProcessPoolExecutor, ProxySize, StoreExecutor
+from proxyexec import ProcessPoolExecutor, ProxyAdaptive, ProxySize, StoreExecutor
 from proxyexec import _calibrations
-from proxyexec._calibrate import CalibrationError, _are_steady, calibrate
+from proxyexec._calibrate import CalibrationError, _are_steady, _curves, _Way, calibrate
 from proxyexec._costs import CostModel
 from proxyexec._limits import limits_of_arguments, limits_of_results
 from tests import functions
@@ -192,3 +192,22 @@ def test_times_that_vary():
     assert _are_steady([[1.0, 1.1, 5.0], [2.0, 2.2, 2.1], [1.0, 3.0, 3.0]])
     assert not _are_steady([[1.0, 1.8, 5.0], [2.0, 4.2, 4.1], [1.0, 1.0, 3.0]])
     assert not _are_steady([[1.0], []])
+
+
+def test_what_was_measured_once_counts_beyond_what_was_measured_often():
+    small, large = (_Way("argument", "buffers", "inline", size) for size in (4_000, 9_000_000))
+    middle = _Way("argument", "buffers", "inline", 1_000_000)
+    often = {small: [1.0, 1.1], middle: [2.0, 2.1]}
+    key = "argument", "buffers", "inline"
+    assert _curves({**often, large: [9.0]})[key].points[-1] == (9_000_000, 9.0)
+    between = _Way("argument", "buffers", "inline", 60_000)
+    assert len(_curves({**often, between: [1.9]})[key].points) == 2
+
+
+def test_one_of_many_tasks_is_measured_too():
+    with StoreExecutor(pool(), None, ProxyAdaptive(calibrate=False)) as executor:
+        curves = calibrate(executor, seconds=0.2).model.curves
+    few = curves["argument", "buffers", "inline"].seconds(0)
+    assert 0 < curves["argument", "buffers", "task"].seconds(0) < 10 * few
+    again, get = (curves["argument", "buffers", one] for one in ("again", "get"))
+    assert 0 < again.seconds(1_000_000) < 10 * get.seconds(1_000_000)

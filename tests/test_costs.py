@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 np = pytest.importorskip("numpy")
 
-from proxyexec._costs import CostModel, Curve, crossover, kind_of
+from proxyexec._costs import CostModel, Curve, crossover, kind_of, known_to
 from proxyexec._history import History
 from proxyexec._limits import NEVER, Costs, Limits, limits_of_arguments, limits_of_results
 from proxyexec._serialize import PickleSerializer
@@ -93,6 +93,31 @@ def test_where_lines_cross():
     assert 220_000 < found < 270_000
     assert crossover(line(0.1 * MS, 2e-9).seconds, line(0.4 * MS, 1.9e-9).seconds) is None
     assert crossover(line(1.0 * MS, 2e-9).seconds, line(0.4 * MS, 1e-9).seconds) <= 1024
+
+
+def test_one_disturbed_measurement_decides_nothing():
+    def disturbed(size):
+        seconds = line(0.4 * MS, 0.5e-9).seconds(size)
+        return 3 * seconds if 3_500_000 < size < 5_000_000 else seconds
+
+    inline = line(0.1 * MS, 2e-9).seconds
+    assert crossover(inline, disturbed) == crossover(inline, line(0.4 * MS, 0.5e-9).seconds)
+
+
+def test_what_is_far_from_measured_decides_nothing():
+    # It is cheaper at all sizes that were measured, but the lines meet at 64 MB.
+    inline, other = line(0.4 * MS, 2e-9).seconds, line(0.1 * MS, 2.0046875e-9).seconds
+    assert crossover(inline, other) is None
+    assert crossover(inline, other, 16_000_000) < 2_000
+    points = {4_000: 4 * MS, 4_000_000: 12 * MS}
+    costs = CostModel(
+        {
+            ("argument", "buffers", "inline"): Curve.through(points),
+            ("argument", "buffers", "store"): Curve.through({4_000: 1 * MS, 4_000_000: 11 * MS}),
+        }
+    )
+    assert costs.threshold("argument", "buffers") is None  # next to the same at 4 MB and above
+    assert known_to(costs.curves.values()) == 16_000_000
 
 
 def test_models_in_json():

@@ -18,6 +18,7 @@ import pytest
 
 import proxyexec
 from proxyexec import ProxyAlways, ProxySize, ProxyType, Store, StoreExecutor
+from proxyexec._cores import usable_cores
 from proxyexec.errors import TraceError
 from proxyexec.metrics import TraceReader, read_trace
 from tests import functions
@@ -50,6 +51,7 @@ def test_the_header_says_what_is_traced(path):
         assert (header.pid, header.workers, header.crosses) == (os.getpid(), 2, True)
         assert header.executor == "concurrent.futures.process.ProcessPoolExecutor"
         assert header.policy == "ProxySize(1000000)"
+        assert header.cores == usable_cores()
         assert (header.scheme, header.store) == ("file", executor.store.connector.url)
         assert (header.lazy, header.nested, header.dedupe) == (True, False, True)
 
@@ -360,3 +362,15 @@ def test_two_traces_are_written_side_by_side(tmp_path):
         assert not executor._measures.every
     counts = [len(read_trace(tmp_path / name).tasks) for name in "ab"]
     assert counts[0] == counts[1] >= 1
+
+
+def test_a_result_that_is_given_to_another_task_is_known_by_its_own(path):
+    with StoreExecutor(make_base(), should_proxy=ProxySize("1 MB")) as executor:
+        with executor.trace(path):
+            first = executor.submit(dict.fromkeys, range(100), "x")
+            assert executor.submit(len, first).result() == 100
+            value = first.result()
+            assert executor.submit(len, value).result() == 100
+    maker, user, other = read_trace(path).tasks
+    assert user.moved[0].key == maker.task
+    assert other.moved[0].key == ""

@@ -314,3 +314,51 @@ def test_what_was_pickled_for_the_trace_only_is_known():
     assert (step.observed_s, step.worker_observed_s) == (0.5, 0.25)
     [step] = run(task("a", 1.0, 9.0, *objects)).steps
     assert (step.observed_s, step.worker_observed_s) == (0.0, 0.0)
+
+
+def test_a_callable_that_was_serialized_once_for_several_tasks_is_that_of_a_map():
+    def function(content, serialize_s):
+        return moved("function", None, content=content, serialize_s=serialize_s)
+
+    found = run(
+        task("a", 0.0, 1.0, function("one", 0.1)),
+        task("b", 0.1, 1.0, function("one", 0.0)),
+        task("c", 0.2, 1.0, function("other", 0.1)),
+        task("d", 0.3, 1.0, function("other", 0.1)),
+    )
+    assert [step.given[0].is_mapped for step in found.steps] == [True, True, False, False]
+
+
+def test_cores_are_shared_where_workers_are_on_the_clients_machine():
+    assert run(task("a", 0.0, 1.0), cores=2).cores == 2
+    assert run(task("a", 0.0, 1.0, worker="there:2"), cores=2).cores is None
+    assert run(task("a", 0.0, 1.0)).cores is None
+
+
+def test_it_is_known_what_was_sent_before_a_worker_began():
+    found = run(
+        task("a", 0.0, 5.0, moved(size=BIG), started=2.0),
+        task("b", 0.5, 5.0, moved(size=3 * BIG), started=4.0, worker="here:3"),
+        task("c", 3.0, 5.0, moved(size=BIG), moved("result", size=BIG), started=4.5),
+    )
+    assert found.delays == (2.0, 3.5)
+    assert found.ahead == (4 * BIG, 5 * BIG)
+
+
+def test_a_result_that_is_sent_on_inline_is_known_by_its_task():
+    found = run(
+        task("a", 0.0, 1.0, moved("result", type="dict", size=5_000)),
+        task("b", 1.5, 2.0, moved(type="dict", size=5_100, key="a"), function="other"),
+    )
+    assert found.steps[1].given[0].maker == 0
+    assert found.steps[1].after == (0,)
+    # Nobody else looks at it, as far as can be told.
+    assert not found.steps[0].returned[0].is_read
+
+
+def test_of_what_workers_pass_on_it_is_known_how_it_was_pickled_where_it_was_made():
+    made = moved("result", type="dict", size=BIG, serialize_s=0.2)
+    passed = moved(name=None, type="dict", size=BIG, key="a")
+    found = run(task("a", 0.0, 1.0, made), task("b", 1.0, 2.0, passed, unpack_s=0.5))
+    item = found.steps[1].given[0]
+    assert (item.maker, item.dump_s, item.load_s) == (0, 0.2, None)

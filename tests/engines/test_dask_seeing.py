@@ -75,3 +75,25 @@ def test_results_that_the_cluster_hands_on_are_references(client, tmp_path):
         gc.collect()
         executor.store.usage()
         assert executor.stats().objects_never_resolved == 0
+
+
+def test_a_trace_knows_what_workers_pass_on_by_themselves(client, tmp_path):
+    place, gate = f"file://{tmp_path}/objects", tmp_path / "gate"
+    with StoreExecutor(client, place, ProxySize("100 MB")) as executor:
+        with executor.trace(tmp_path / "run.jsonl"):
+            first = executor.submit(functions.wait_then_make_bytes, str(gate), BIG)
+            second = executor.submit(functions.add, first, b"a")
+            gate.touch()
+            assert len(second.result()) == BIG + 1
+            settle(executor)
+        maker, user, *_ = sorted(
+            read_trace(tmp_path / "run.jsonl").tasks, key=lambda one: one.submitted
+        )
+        (passed,) = [one for one in user.moved if one.key == maker.task]
+        assert (passed.what, passed.path) == ("argument", "inline")
+        assert passed.bytes >= BIG
+        assert passed.serialize_s == 0
+        # Nothing of it went past the client.
+        assert executor.stats().objects_stored == 0
+        del first, second
+        gc.collect()
