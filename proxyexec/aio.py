@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from proxyexec._config_stack import StoreExecutorSpec
     from proxyexec._explain import Explanation
     from proxyexec._future import TaskFuture
+    from proxyexec._leaks import Leaks
     from proxyexec._payloads import Serializers
     from proxyexec._stats import Stats
     from proxyexec._store import Store
@@ -205,6 +206,10 @@ class AsyncStoreExecutor:
     def stats(self) -> Stats:
         """Return what was done so far, in numbers; see :meth:`proxyexec.StoreExecutor.stats`."""
         return self._executor.stats()
+
+    async def leaks(self) -> Leaks:
+        """Return what is in the store now, and who holds it; see :meth:`proxyexec.Store.leaks`."""
+        return await asyncio.to_thread(self._executor.leaks)
 
     def explain(self, handle: Handle[Any], /) -> Explanation:
         """Say what was sent for a call, and why; see :meth:`proxyexec.StoreExecutor.explain`.

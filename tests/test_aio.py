@@ -1600,3 +1600,17 @@ def test_run_in_executor_can_be_cancelled(lazy, gate, tmp_path):
             loop_runs(main, executor)
         assert store.usage() == (0, 0)
     assert "a" not in os.listdir(tmp_path)
+
+
+def test_what_is_stored_is_told_without_holding_up_the_loop():
+    async def main():
+        async with AsyncStoreExecutor(ThreadPoolExecutor(1), None, ProxySize(STORED)) as executor:
+            handle = executor.submit(bytes, LARGE)
+            result = await handle
+            leaks = await executor.leaks()
+            assert [one.key for one in leaks] == [proxyexec.reference_of(result).key]
+            del handle, result
+            gc.collect()
+            assert len(await executor.leaks()) == 0
+
+    loop_runs(main)
