@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         table = html_table(_COLUMNS, self._rows(), left=_LEFT) if self.moved else ""
-        return f"<p>{self._summary()}</p>{table}<p>{self.note}</p>"
+        return f"<p>{html.escape(self._summary())}</p>{table}<p>{html.escape(self.note)}</p>"
 
     def _summary(self) -> str:
         what = f"{self.function}: {self.state}"
@@ -87,7 +88,7 @@ class Explanation:
 
 def explained(future: Future[Any], tasks: Tasks) -> Explanation:
     """Explain the call of a future; see :meth:`proxyexec.StoreExecutor.explain`."""
-    call = getattr(future, "_call", None)
+    call = getattr(future, "_call", None) or getattr(future, "_unsent", None)
     if call is None:
         raise TypeError(f"expected the future of a call, not an object of type {_name(future)}")
     if getattr(call, "_tasks", getattr(call, "tasks", None)) is not tasks:
