@@ -51,7 +51,8 @@ class Holder:
     """Somebody who holds a stored object."""
 
     kind: str
-    """``"task"``, ``"future"``, ``"proxy"``, ``"map"``, ``"object"`` or ``"other"``."""
+    """``"task"``, ``"future"``, ``"proxy"``, ``"map"``, ``"object"``, ``"group"``, or ``"other"`` for
+    whatever else."""
     name: str
     """Of the function that was called; of the type, for a proxy; of the key, for an object."""
     state: str = ""

@@ -363,6 +363,20 @@ def test_a_directory_that_cannot_be_read(tmp_path):
             listing.sessions()
 
 
+def test_what_somebody_else_keeps_to_himself(tmp_path, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    with closing(FileConnector(tmp_path)), closing(open_listing(tmp_path.as_uri())) as listing:
+        [one] = listing.sessions()
+        monkeypatch.setattr("os.scandir", scandir)
+        with pytest.raises(ConnectorUnavailableError, match="Permission denied"):
+            listing.sessions()
+        with pytest.raises(ConnectorUnavailableError, match="Permission denied"):
+            listing.objects(one.name)
+        monkeypatch.undo()
+
+
 def test_an_object_that_is_written_anew_while_it_is_looked_at(place):
     with closing(FileConnector(place)) as connector:
         connector.put("key", [b"x"])

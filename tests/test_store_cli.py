@@ -242,7 +242,10 @@ def test_places_that_are_none(run, store):
 def test_usage(run):
     assert run("store", "ls")[0] == 2
     assert run("store", "show", "file:///x", "a", "b", "c")[0] == 2
-    assert run("store", "show", "file:///x", "--limit", "-1")[0] == 2
+    for limit in ("-1", "x"):
+        status, _, err = run("store", "show", "file:///x", "--limit", limit)
+        assert status == 2
+        assert "is no number of objects" in err
     for name in ("ls", "show", "du", "gc"):
         status, out, _ = run("store", name, "--help")
         assert status == 0
@@ -256,6 +259,19 @@ def test_names_of_others_do_nothing_to_a_terminal(run, tmp_path):
         assert "\x1b" not in out
         assert "\\x1b[31m" in out
     assert shown("a\x1b\n\ud800ж") == "a\\x1b\\n\\ud800ж"
+
+
+def test_names_of_sessions_in_messages_do_nothing_to_a_terminal(run, redis_url):
+    redis = pytest.importorskip("redis")
+    from proxyexec_connectors._redis_session import SESSIONS
+
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.sadd(SESSIONS, b"a\x1b[31m", b"a\x1b[32m")
+        status, out, err = run("store", "show", redis_url, "a")
+        client.srem(SESSIONS, b"a\x1b[31m", b"a\x1b[32m")
+    assert (status, out) == (1, "")
+    assert "\x1b" not in err
+    assert "\\x1b[31m" in err
 
 
 @pytest.mark.parametrize("since", ["NaN", "Infinity", "-1e300", "1e30"])
