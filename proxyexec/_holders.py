@@ -51,8 +51,8 @@ class Holder:
     """Somebody who holds a stored object."""
 
     kind: str
-    """``"task"``, ``"future"``, ``"proxy"``, ``"map"``, ``"object"``, ``"group"``, or ``"other"`` for
-    whatever else."""
+    """``"task"``, ``"future"``, ``"proxy"``, ``"map"``, ``"object"``, ``"group"``, or for
+    whatever else ``"other"``."""
     name: str
     """Of the function that was called; of the type, for a proxy; of the key, for an object."""
     state: str = ""

@@ -423,6 +423,19 @@ def test_widths(width):
         assert len(line) <= width
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_long_texts_leave_room_for_others(width):
+    row = ("1b2c3d4e-12", "3.2 MB", "numpy.ndarray " * 4, "argument 0 of a_long_name " * 4, "live")
+    head = ("KEY", "SIZE", "TYPE", "STORED AS", "STATE")
+    screen = Screen("title", [], tables=[ScreenTable("Largest objects", head, [row], ("SIZE",))])
+    *_, names, _, line = drawn(screen, width=width).rstrip().splitlines()
+    assert names.split() == ["KEY", "SIZE", "TYPE", "STORED", "AS", "STATE"]
+    assert line.split()[:3] == ["1b2c3d4e-12", "3.2", "MB"]
+    assert "numpy.nda" in line
+    assert "argument" in line
+    assert line.split()[-1] == "live"
+
+
 def test_an_empty_place():
     text = drawn(Screen("title", [], None, [0.0, 0.0], [ScreenTable("None", ("A",), [])]))
     assert "most 0 B" in text
