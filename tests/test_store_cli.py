@@ -295,6 +295,20 @@ def test_keys_of_any_characters(run, redis_url):
         assert "\x1b" not in out
 
 
+def test_ctrl_c_while_a_server_does_not_answer():
+    pytest.importorskip("redis")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        command = [sys.executable, "-m", "proxyexec", "store", "ls", url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            server.settimeout(30)
+            with server.accept()[0] as connection:
+                assert connection.recv(1000)
+                process.send_signal(signal.SIGINT)
+                assert process.stderr.read() == "proxyexec: interrupted\n"
+        assert process.returncode == 130
+
+
 def test_an_output_that_is_not_read_to_its_end(tmp_path):
     with closing(FileConnector(tmp_path)) as connector:
         for number in range(3000):
