@@ -141,6 +141,21 @@ class TestRedis(ListingSuite):
                 [session] = listing.sessions()
                 assert (session.state, session.host, session.pid) == ("dead", None, None)
 
+    def test_a_session_that_is_closed_meanwhile_has_not_died(self, place, listing, monkeypatch):
+        link = listing._link
+        run = link.run
+        with closing(open_connector(place)) as stays:
+            leaves = open_connector(place)
+
+            def running(commands, **options):
+                replies = run(commands, **options)
+                leaves.close()
+                return replies
+
+            monkeypatch.setattr(link, "run", running)
+            [session] = listing.sessions()
+            assert (session.name, session.state) == (stays._names.session.decode(), "alive")
+
     def test_a_server_that_drops_keys(self, listing):
         from tests.redis_server import redis_server
 
