@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyexec_connectors import _file_listing, _owners, durable
+from proxyexec_connectors import _file_listing, _owners, _sessions, durable
 from proxyexec_connectors._owners import Owner
 from proxyexec_connectors.errors import (
     ConnectorUnavailableError,
@@ -328,6 +328,20 @@ def test_an_owner_who_has_not_signed(place):
             Path(f"{connector._places[0]}.lock").write_bytes(said)
             [session] = sessions(place)
             assert (session.state, session.host, session.pid) == ("alive", None, None)
+
+
+def test_a_directory_that_is_removed_meanwhile(place, monkeypatch):
+    connector = FileConnector(place)
+    connector.put("key", [b"x"])
+    read_lock = _sessions.read_lock
+
+    def reading(path):
+        connector.close()
+        return read_lock(path)
+
+    monkeypatch.setattr(_sessions, "read_lock", reading)
+    with closing(open_listing(place.as_uri())) as listing:
+        assert listing.sessions() == []
 
 
 def test_a_process_id_that_was_used_again(place):
