@@ -102,13 +102,15 @@ def explained(future: Future[Any], tasks: Tasks) -> Explanation:
     ran, moved = known_of(call)
     measured = ran is not None and ran.run_s is not None
     fetched = () if ran is None else ran.resolved
+    # Of very many, not all are told of one by one.
+    _, more_bytes, *more_seconds = (call._report and call._report.more) or (0, 0, 0.0, 0.0)
     return Explanation(
         call._called,
         state,
         error,
         tuple(moved),
-        sum(one.bytes for one in fetched),
-        sum(one.get_s + one.load_s for one in fetched),
+        sum(one.bytes for one in fetched) + more_bytes,
+        sum((one.get_s + one.load_s for one in fetched), sum(more_seconds)),
         None if ran is None else ran.wait_s,
         ran.unpack_s if ran is not None and measured else None,
         ran.run_s if ran is not None else None,
@@ -132,7 +134,10 @@ def _name(obj: Any) -> str:
 
 
 def _what(moved: Moved) -> str:
-    named = f"argument {moved.name!r}" if moved.what == "argument" else moved.what
+    named: str = moved.what
+    if moved.what == "argument":
+        # Where the base executor has put it there, nobody knows its place.
+        named = "an argument" if moved.name is None else f"argument {moved.name!r}"
     return f"  part of {named}" if moved.is_part else named
 
 

@@ -271,7 +271,8 @@ def _run_of(task: TraceTask) -> float:
 
 def _what(moved: TraceMoved, function: str) -> str:
     if moved.what == "argument":
-        return f"argument {moved.name!r} of {function}"
+        name = "an argument" if moved.name is None else f"argument {moved.name!r}"
+        return f"{name} of {function}"
     return f"{moved.what} of {function}" if moved.what == "result" else f"in {function}"
 
 

@@ -137,6 +137,17 @@ def test_what_is_pending_failed_or_cancelled_is_explained_as_far_as_known():
         assert "failed with ValueError" in repr(failed)
 
 
+def test_all_that_was_fetched_is_summed_up():
+    with StoreExecutor(make_base(), should_proxy=ProxyType(list)) as executor:
+        proxies = [executor.store.proxy([n]) for n in range(300)]
+        future = executor.submit(functions.lengths, proxies)
+        concurrent.futures.wait([future])
+        settle(executor)
+        explanation = executor.explain(future)
+        assert explanation.bytes_resolved == executor.stats().bytes_resolved
+        assert explanation.resolve_seconds == pytest.approx(executor.stats().resolve_seconds)
+
+
 def test_a_call_whose_data_cannot_be_sent_is_explained():
     with StoreExecutor(make_base(), should_proxy=ProxySize("100 kB")) as executor:
         future = executor.submit(functions.identity, functions.Unpicklable())
