@@ -134,7 +134,9 @@ def _told(name: str, places: Sequence[str]) -> StoredSession | None:
     for place in places:
         said = said or _sessions.read_lock(place)
     if said is None:  # it has been removed meanwhile, or was made by something else
-        return None if not (files and any(map(os.path.lexists, places))) else StoredSession(name, "session", "unknown", *_NOBODY, *held)
+        if not (files and any(map(os.path.lexists, places))):
+            return None
+        return StoredSession(name, "session", "unknown", *_NOBODY, *held)
     written, since = said
     if written == _sessions.SHARED:
         return StoredSession(name, "copies", "", None, None, since, *held)
