@@ -70,7 +70,7 @@ def _look_at_what_is_held(call: Call, error: BaseException | None) -> None:
         live.touch([key for key, *_ in report.resolved])
     if error is not None or (report is not None and report.more):
         # What it has fetched is not known.
-        live.touch([one.key for one in held if type(one) is Lease])
+        call._context.store.touch([one.key for one in held if type(one) is Lease])
 
 
 def _note_linked(call: Call, future: TaskFuture[Any]) -> None:

@@ -298,6 +298,8 @@ class Call:
             self._hold(leases_of(packed.embedded))
         if packed.sent is not None:
             self._tasks.measures.send(packed.sent)
+            if self._crosses and packed.sent.is_estimate:
+                self._tasks.measures.see((packed.travels,))
             self._note(what, name, packed.sent)
         return packed.travels
 

@@ -104,6 +104,7 @@ class TimedChunkCall(ChunkCall):
 
     def _open(self, outcome: Any, key: str) -> Any:
         results = outcome.results
+        self.length = len(results)  # the rest is sent again, in another call
         if self._unsent or not _PACKED.isdisjoint(map(type, results)):
             results = [self._open_if_any(one, key, number) for number, one in enumerate(results)]
         return TimedOutcome(results, outcome.seconds)

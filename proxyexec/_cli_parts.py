@@ -114,6 +114,9 @@ def _reporting(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.N
             # Python would fail once more, at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except KeyboardInterrupt:
+            print("proxyexec: interrupted", file=sys.stderr)  # noqa: T201
+            return 130
         else:
             return status
 

@@ -375,6 +375,8 @@ class Context(NamedTuple):
         travels, embedded, sent = packed
         if record is not None and sent is not None:
             record.send(sent)
+            if sent.is_estimate and os.getpid() != self.client and type(travels) not in TINY:
+                record.see(about_size(travels))
         if type(travels) is Inline and embedded:
             travels.embedded = tuple(kept.reference for kept in embedded)
         elif type(travels) is Stored and keeper.embedded:

@@ -48,6 +48,11 @@ class Sent(NamedTuple):
     parts: tuple[Sent, ...] = ()
     """What of it was stored by itself."""
 
+    @property
+    def is_estimate(self) -> bool:
+        """Whether it travels as it is: not counted with its size, where it travels at all."""
+        return self.path == "inline" and not self.exact
+
 
 Moving: TypeAlias = Literal["argument", "result", "function"]
 

@@ -540,8 +540,9 @@ class StoreExecutor(Described, Grouped, Executor):
         except BaseException as error:
             _log.debug("a call of %s cannot be sent: %r", callable_name(plain(function)), error)
             call.end(error)
+            call.seal()
             if isinstance(error, Exception) and not isinstance(error, ShutDownError):
-                return failed_future(error)
+                return failed_future(error, call)
             raise
         task = call.kind(plain(function), travels, self._context, self._blob_for(call), call.key)
         task.every = self._measures.every

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         table = html_table(_COLUMNS, self._rows(), left=_LEFT) if self.moved else ""
-        return f"<p>{self._summary()}</p>{table}<p>{self.note}</p>"
+        return f"<p>{html.escape(self._summary())}</p>{table}<p>{html.escape(self.note)}</p>"
 
     def _summary(self) -> str:
         what = f"{self.function}: {self.state}"
@@ -87,7 +88,7 @@ class Explanation:
 
 def explained(future: Future[Any], tasks: Tasks) -> Explanation:
     """Explain the call of a future; see :meth:`proxyexec.StoreExecutor.explain`."""
-    call = getattr(future, "_call", None)
+    call = getattr(future, "_call", None) or getattr(future, "_unsent", None)
     if call is None:
         raise TypeError(f"expected the future of a call, not an object of type {_name(future)}")
     if getattr(call, "_tasks", getattr(call, "tasks", None)) is not tasks:
@@ -101,13 +102,15 @@ def explained(future: Future[Any], tasks: Tasks) -> Explanation:
     ran, moved = known_of(call)
     measured = ran is not None and ran.run_s is not None
     fetched = () if ran is None else ran.resolved
+    # Of very many, not all are told of one by one.
+    _, more_bytes, *more_seconds = (call._report and call._report.more) or (0, 0, 0.0, 0.0)
     return Explanation(
         call._called,
         state,
         error,
         tuple(moved),
-        sum(one.bytes for one in fetched),
-        sum(one.get_s + one.load_s for one in fetched),
+        sum(one.bytes for one in fetched) + more_bytes,
+        sum((one.get_s + one.load_s for one in fetched), sum(more_seconds)),
         None if ran is None else ran.wait_s,
         ran.unpack_s if ran is not None and measured else None,
         ran.run_s if ran is not None else None,
@@ -131,7 +134,10 @@ def _name(obj: Any) -> str:
 
 
 def _what(moved: Moved) -> str:
-    named = f"argument {moved.name!r}" if moved.what == "argument" else moved.what
+    named: str = moved.what
+    if moved.what == "argument":
+        # Where the base executor has put it there, nobody knows its place.
+        named = "an argument" if moved.name is None else f"argument {moved.name!r}"
     return f"  part of {named}" if moved.is_part else named
 
 

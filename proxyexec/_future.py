@@ -61,6 +61,8 @@ class TaskFuture(Future[R]):
 
     _call: Call
     _base: Any = None
+    # What could not be sent.
+    _unsent: Call | None = None
 
     def result(self, timeout: float | None = None) -> R:
         """Return the task's result, as :meth:`concurrent.futures.Future.result` does.
@@ -233,9 +235,10 @@ def new_future(call: Call, base: Any) -> TaskFuture[Any]:
     return future
 
 
-def failed_future(error: BaseException) -> TaskFuture[Any]:
+def failed_future(error: BaseException, call: Call | None = None) -> TaskFuture[Any]:
     """Return the future of a call that never became a task."""
     future: TaskFuture[Any] = TaskFuture()
+    future._unsent = call
     future.set_exception(error)
     return future
 

@@ -51,7 +51,8 @@ class Holder:
     """Somebody who holds a stored object."""
 
     kind: str
-    """``"task"``, ``"future"``, ``"proxy"``, ``"map"``, ``"object"`` or ``"other"``."""
+    """``"task"``, ``"future"``, ``"proxy"``, ``"map"``, ``"object"``, ``"group"``, or for
+    whatever else ``"other"``."""
     name: str
     """Of the function that was called; of the type, for a proxy; of the key, for an object."""
     state: str = ""
@@ -186,13 +187,18 @@ def _holding_leases() -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Return all leases, and what may have some: proxies, futures and functions of maps."""
     found: tuple[list[Any], list[Any], list[Any], list[Any]] = ([], [], [], [])
     leases, proxies, futures, functions = found
-    groups: dict[type, list[Any] | None] = {TaskFuture: futures, MappedFunction: functions}
+    # By the types' ids: not all types can be hashed.
+    groups: dict[int, list[Any] | None] = {
+        id(TaskFuture): futures,
+        id(MappedFunction): functions,
+    }
     for obj in gc.get_objects():
         kind = type(obj)  # asking isinstance() might resolve a proxy, or run code of others
-        if kind not in groups:
+        number = id(kind)
+        if number not in groups:
             group = leases if issubclass(kind, Lease) else None
-            groups[kind] = proxies if issubclass(kind, Proxy) else group
-        group = groups[kind]
+            groups[number] = proxies if issubclass(kind, Proxy) else group
+        group = groups[number]
         if group is not None:
             group.append(obj)
     return found
@@ -242,11 +248,11 @@ class _Place:
             return f"a dict, at {name!r}" if type(name) in (str, int) else "a dict"
         if self._kind is CellType:
             return "a variable that a function has captured"
-        if self._kind in _CONTAINERS:
+        if id(self._kind) in _CONTAINERS:
             return f"a {self._kind.__name__}"
         if self._kind is FrameType:
             return f"a variable of {self._referrer.f_code.co_name}"
-        if self._kind in _RUNNING:
+        if id(self._kind) in _RUNNING:
             return f"a variable of {self._referrer.__qualname__}"
         for attribute, value in list(_attributes(self._referrer).items()):
             if value is one:
@@ -325,5 +331,6 @@ def _name_of(call: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-_CONTAINERS = frozenset({list, tuple, set, frozenset})
-_RUNNING = frozenset({GeneratorType, CoroutineType, AsyncGeneratorType})
+# The ids of types.
+_CONTAINERS = frozenset(map(id, (list, tuple, set, frozenset)))
+_RUNNING = frozenset(map(id, (GeneratorType, CoroutineType, AsyncGeneratorType)))

@@ -184,6 +184,18 @@ class Leases:
         with self._lock:
             return dict(self._counts), dict(self._companions)
 
+    def reached(self, keys: Iterable[str]) -> set[str]:
+        """Return the keys of objects, and of all that these refer to."""
+        found: set[str] = set()
+        left = list(keys)
+        with self._lock:
+            while left:
+                key = left.pop()
+                if key not in found:
+                    found.add(key)
+                    left += [one.key for one in self._companions.get(key, ())]
+        return found
+
     def part_from_companions(self, keys: Iterable[str]) -> None:
         """Let go of what the objects under ``keys`` refer to: they are evicted by hand."""
         with self._lock:

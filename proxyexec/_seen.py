@@ -13,7 +13,7 @@ from proxyexec._call import Call
 from proxyexec._chunk_call import ChunkCall
 from proxyexec._mapped import plain
 from proxyexec._record import Record, here
-from proxyexec._task import ChunkTask, Task, context_from
+from proxyexec._task import ChunkTask, Task, context_from, waiting_for_nothing
 
 if TYPE_CHECKING:
     from proxyexec._context import Context
@@ -24,6 +24,7 @@ __all__ = ["SeenCall", "SeenChunkCall"]
 class SeenTask(Task):
     """A call that passes; its result does, too."""
 
+    @waiting_for_nothing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return _measured(self, lambda context, record: self._apply(context, record, args, kwargs))
 
@@ -38,6 +39,7 @@ class SeenTask(Task):
 class SeenChunkTask(SeenTask, ChunkTask):
     """Several calls that pass; their results do, too."""
 
+    @waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         return _measured(
             self,

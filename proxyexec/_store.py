@@ -473,6 +473,11 @@ class Store:
         """Hold the object under ``key`` if this process owns the store and somebody holds it."""
         return self._leases.join(key) if self._leases is not None else None
 
+    def touch(self, keys: Sequence[str]) -> None:
+        """Note that objects may have been fetched, with all that they refer to."""
+        if self.live is not None and self._leases is not None:
+            self.live.touch(self._leases.reached(keys))
+
     def spare(self, key: str) -> None:
         """Do not evict the object under ``key`` when the leases that are on it now are gone."""
         if self._leases is not None:

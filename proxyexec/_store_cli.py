@@ -104,10 +104,9 @@ its executor.
 
 
 def _limit(text: str) -> int:
-    limit = int(text)
-    if limit < 0:
-        raise ValueError(text)
-    return limit
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of objects, such as 100, or 0")
+    return int(text)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -151,7 +150,7 @@ def _show(arguments: argparse.Namespace) -> int:
             if arguments.key is not None:
                 return _show_object(listing, session, arguments)
         except listed.NotThereError as error:
-            print(f"proxyexec: {error}", file=sys.stderr)  # noqa: T201
+            print(f"proxyexec: {shown(str(error))}", file=sys.stderr)  # noqa: T201
             return 1
         objects = listed.in_order(listing.objects(session.name), arguments.sort)
         told = [

@@ -39,6 +39,7 @@ __all__ = [
     "context_from",
     "packed_error",
     "unpacked_error",
+    "waiting_for_nothing",
     "weight_of",
 ]
 
@@ -81,7 +82,7 @@ class Failed:
         return Failed, (self.error,)
 
 
-def _waiting_for_nothing(run: Callable[..., Any]) -> Callable[..., Any]:
+def waiting_for_nothing(run: Callable[..., Any]) -> Callable[..., Any]:
     """Have a task wait for no room, if it runs in the client's process: its objects take some.
 
     If it belongs to a trace, it is run in a span.
@@ -168,7 +169,7 @@ class Task:
         """The context's serialized form: without secrets where another executor may store it."""
         return blob_of(self._context or context_from(self._blob)) if is_embedding() else self._blob
 
-    @_waiting_for_nothing
+    @waiting_for_nothing
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         context = self._context or context_from(self._blob)
         mine, record = here.mine, Record()
@@ -219,7 +220,7 @@ class ChunkTask(Task):
     def _span(self, carrier: _spans.Carrier, args: Sequence[Any]) -> Any:
         return _spans.running(carrier, len(args))
 
-    @_waiting_for_nothing
+    @waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
         mine, record = here.mine, Record()
@@ -257,7 +258,7 @@ class TimedChunkTask(ChunkTask):
     is left: the client sends it again, to whoever has time.
     """
 
-    @_waiting_for_nothing
+    @waiting_for_nothing
     def __call__(self, /, *chunk: tuple[Any, ...]) -> Any:
         context = self._context or context_from(self._blob)
         mine, record = here.mine, Record()

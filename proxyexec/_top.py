@@ -7,6 +7,7 @@ import contextlib
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -62,9 +63,12 @@ def add_to(subparsers: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (0 < seconds < math.inf):
-        raise ValueError(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (0 < seconds <= threading.TIMEOUT_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, such as 0.5")
     return seconds
 
 
@@ -79,7 +83,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     with contextlib.closing(_source(arguments.source)) as source, _ended_by_signals():
         if arguments.once:
             _print_once(console, source, arguments.interval)
-        elif console.is_terminal:
+        elif sys.stdout.isatty() and console.is_interactive:  # not a dumb one, nor colours forced
             _show(console, source, arguments.interval)
         else:
             _print_all(console, source, arguments.interval)

@@ -107,6 +107,10 @@ class TraceSource:
         except OSError as error:
             raise TraceError(path, error.strerror or str(error)) from error
         self._title = f"proxyexec top - {os.path.basename(path)}"
+        self._trace: Trace | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._read = [0, 0]
         self._sums = _Sums()
         self._functions: dict[str, _Sums] = {}
@@ -127,6 +131,9 @@ class TraceSource:
         trace = self._reader.read()
         if trace is None:
             return Screen(self._title, [], notes=["nothing has been written there yet"])
+        if trace is not self._trace:  # another run has been written over it
+            self._trace = trace
+            self._begin()
         self._follow(trace)
         now = time.time() - trace.header.started if trace.end is None else trace.end.t
         rates = self._rates(trace)
@@ -264,7 +271,8 @@ def _run_of(task: TraceTask) -> float:
 
 def _what(moved: TraceMoved, function: str) -> str:
     if moved.what == "argument":
-        return f"argument {moved.name!r} of {function}"
+        name = "an argument" if moved.name is None else f"argument {moved.name!r}"
+        return f"{name} of {function}"
     return f"{moved.what} of {function}" if moved.what == "result" else f"in {function}"
 
 

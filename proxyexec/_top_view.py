@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,9 @@ from proxyexec._sizes import format_size
 __all__ = ["Rates", "Screen", "ScreenTable", "Source", "Terminal", "View"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
+
+# Columns of texts are not cut off below so many characters before those of numbers are.
+_LEAST_OF_TEXT = 8
 
 # Lines that are not rows of a table: an empty one, its title, two for its head, and its caption.
 _LINES_OF_TABLE = 5
@@ -109,7 +113,7 @@ class View:
         height = console.size.height - len(top) - len(bottom)
         parts = [*top]
         for table, rows in zip(screen.tables, self._heights(height), strict=True):
-            parts += [Text(), _table(table, rows)]
+            parts += [Text(), _table(table, rows, width)]
         yield Group(*parts, *bottom)
 
     def _heights(self, height: int) -> list[int]:
@@ -172,7 +176,8 @@ def _history(values: Sequence[float], width: int) -> Text:
     return line
 
 
-def _table(table: ScreenTable, rows: int) -> Table:
+def _table(table: ScreenTable, rows: int, width: int) -> Table:
+    cells = [tuple(map(shown, row)) for row in table.rows[:rows]]
     left_out = len(table.rows) - rows
     drawn = Table(
         title=table.title,
@@ -185,14 +190,31 @@ def _table(table: ScreenTable, rows: int) -> Table:
         expand=True,
         padding=(0, 1),
     )
-    for place, name in enumerate(table.head):
+    for name, room in zip(table.head, _widths(table, cells, width), strict=True):
         drawn.add_column(
             name,
             justify="right" if name in table.right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            ratio=1 if place == 0 else None,
+            width=room,
         )
-    for row in table.rows[:rows]:
-        drawn.add_row(*(Text(shown(cell)) for cell in row))
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     return drawn
+
+
+def _widths(table: ScreenTable, rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """How wide columns are: where there is too little room, the widest texts are cut off."""
+    widths = [max(map(cell_len, column)) for column in zip(table.head, *rows, strict=True)]
+    # Of each, a space at both sides, and one between them.
+    left = width - 3 * len(widths) + 1 - sum(widths)
+    widths[0] += max(left, 0)
+    texts = [place for place, name in enumerate(table.head) if name not in table.right]
+    for some, least in ((texts, _LEAST_OF_TEXT), (range(len(widths)), 1)):
+        while left < 0:
+            widest = max(some, key=widths.__getitem__)
+            if widths[widest] <= least:
+                break
+            widths[widest] -= 1
+            left += 1
+    return widths

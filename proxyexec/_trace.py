@@ -206,9 +206,8 @@ class TraceReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
-        self._rest = b""
-        self._number = 0
         self._trace: Trace | None = None
+        self._begin()
 
     def __enter__(self) -> TraceReader:
         return self
@@ -223,17 +222,35 @@ class TraceReader:
     def read(self) -> Trace | None:
         """Read what has been added; return all that has been read, ``None`` without a header.
 
-        It is the same object each time, with more in its lists.
+        It is the same object each time, with more in its lists, unless another trace has been
+        written over it.
 
         Raises:
             TraceError: it is no trace, one of a newer version, or damaged.
         """
+        if self._is_another():
+            self._file.seek(0)
+            self._begin()
         for facts in self._lines():
             if self._trace is None:
                 self._trace = Trace(self._header(facts))
             else:
                 self._add(self._trace, facts)
         return self._trace
+
+    def _begin(self) -> None:
+        self._rest = b""
+        self._number = 0
+        self._first = b""
+        self._trace = None
+
+    def _is_another(self) -> bool:
+        """Tell whether the file was written over: a program may be run again."""
+        descriptor, length = self._file.fileno(), len(self._first)
+        return self._file.seekable() and (
+            os.fstat(descriptor).st_size < self._file.tell()
+            or os.pread(descriptor, length, 0) != self._first
+        )
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         while True:
@@ -244,9 +261,10 @@ class TraceReader:
             *lines, self._rest = (self._rest + piece).split(b"\n")
             for line in lines:
                 self._number += 1
+                self._first = self._first or line
                 try:
                     facts = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise self._damaged(f"it is not JSON: {error}") from error
                 if not isinstance(facts, dict):
                     raise self._damaged("it is not an object")
@@ -267,8 +285,8 @@ class TraceReader:
     def _add(self, trace: Trace, facts: dict[str, Any]) -> None:
         event = facts.pop("event", None)
         if event == "task":
-            moved = tuple(self._made(TraceMoved, one) for one in facts.pop("moved", ()))
-            fetched = tuple(self._made(TraceResolved, one) for one in facts.pop("resolved", ()))
+            moved = self._all(TraceMoved, facts.pop("moved", ()))
+            fetched = self._all(TraceResolved, facts.pop("resolved", ()))
             trace.tasks.append(
                 self._made(TraceTask, {**facts, "moved": moved, "resolved": fetched})
             )
@@ -280,6 +298,11 @@ class TraceReader:
             object.__setattr__(trace, "full", facts.get("t"))
         elif event == "end":
             object.__setattr__(trace, "end", self._made(TraceEnd, facts))
+
+    def _all(self, kind: type[L], facts: Any) -> tuple[L, ...]:
+        if not isinstance(facts, (list, tuple)):
+            raise self._damaged("it has no list of what was moved or fetched")
+        return tuple(self._made(kind, one) for one in facts)
 
     def _made(self, kind: type[L], facts: Mapping[str, Any]) -> L:
         names = {one.name for one in fields(kind)}  # type: ignore[arg-type]

@@ -97,6 +97,7 @@ class _File:
         self._left_out = 0
         self._writing = 0
         self._open = True
+        self._failed = False
         # Guards all of these; not held while something is written. Reentrant, as the garbage
         # collector may end a call inside.
         self._changed = threading.Condition(threading.RLock())
@@ -136,7 +137,8 @@ class _File:
             end = {"event": "end", "t": self._now(), "left_out": self._left_out, "stats": stats}
             descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            self._write(_line(end), descriptor)
+            if not self._failed:  # or it would go on the rest of a line that was cut off
+                self._write(_line(end), descriptor)
             os.close(descriptor)
 
     def _now(self) -> float:
@@ -153,6 +155,7 @@ class _File:
             reason = str(error)
         with self._changed:
             was_open, self._open = self._open, False
+            self._failed = True
         if was_open:
             _log.warning("trace %r: writing failed, and has ended: %s", self._path, reason)
 

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import gc
+import html
 import multiprocessing
 import threading
 import weakref
@@ -15,6 +16,7 @@ import pytest
 import proxyexec
 from proxyexec import ProxyAlways, ProxySize, ProxyType, StoreExecutor
 from proxyexec.aio import AsyncStoreExecutor
+from proxyexec.errors import name_of
 from proxyexec.metrics import Explanation
 from tests import functions
 from tests.conftest import settle
@@ -135,12 +137,33 @@ def test_what_is_pending_failed_or_cancelled_is_explained_as_far_as_known():
         assert "failed with ValueError" in repr(failed)
 
 
+def test_all_that_was_fetched_is_summed_up():
+    with StoreExecutor(make_base(), should_proxy=ProxyType(list)) as executor:
+        proxies = [executor.store.proxy([n]) for n in range(300)]
+        future = executor.submit(functions.lengths, proxies)
+        concurrent.futures.wait([future])
+        settle(executor)
+        explanation = executor.explain(future)
+        assert explanation.bytes_resolved == executor.stats().bytes_resolved
+        assert explanation.resolve_seconds == pytest.approx(executor.stats().resolve_seconds)
+
+
 def test_a_call_whose_data_cannot_be_sent_is_explained():
     with StoreExecutor(make_base(), should_proxy=ProxySize("100 kB")) as executor:
         future = executor.submit(functions.identity, functions.Unpicklable())
-        with pytest.raises(TypeError, match="future of a call"):
-            executor.explain(future)
-        assert future.exception()
+        explanation = executor.explain(future)
+        assert (explanation.function, explanation.state) == ("identity", "failed")
+        assert explanation.error == name_of(type(future.exception()))
+        assert explanation.error in repr(explanation)
+
+
+def test_names_are_escaped_in_notebooks():
+    with StoreExecutor(make_base("thread"), should_proxy=ProxySize("100 kB")) as executor:
+        future = executor.submit(lambda data: len(data), bytes(BIG))
+        assert future.result() == BIG
+        explanation = executor.explain(future)
+    assert explanation._repr_html_().startswith(f"<p>{html.escape(explanation.function)}: ")
+    assert "<lambda>" not in explanation._repr_html_()
 
 
 def test_others_futures_are_refused():

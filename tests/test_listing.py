@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyexec_connectors import _file_listing, _owners, durable
+from proxyexec_connectors import _file_listing, _owners, _sessions, durable
 from proxyexec_connectors._owners import Owner
 from proxyexec_connectors.errors import (
     ConnectorUnavailableError,
@@ -140,6 +140,21 @@ class TestRedis(ListingSuite):
                 client.set(names.owner, nonsense)
                 [session] = listing.sessions()
                 assert (session.state, session.host, session.pid) == ("dead", None, None)
+
+    def test_a_session_that_is_closed_meanwhile_has_not_died(self, place, listing, monkeypatch):
+        link = listing._link
+        run = link.run
+        with closing(open_connector(place)) as stays:
+            leaves = open_connector(place)
+
+            def running(commands, **options):
+                replies = run(commands, **options)
+                leaves.close()
+                return replies
+
+            monkeypatch.setattr(link, "run", running)
+            [session] = listing.sessions()
+            assert (session.name, session.state) == (stays._names.session.decode(), "alive")
 
     def test_a_server_that_drops_keys(self, listing):
         from tests.redis_server import redis_server
@@ -315,6 +330,20 @@ def test_an_owner_who_has_not_signed(place):
             assert (session.state, session.host, session.pid) == ("alive", None, None)
 
 
+def test_a_directory_that_is_removed_meanwhile(place, monkeypatch):
+    connector = FileConnector(place)
+    connector.put("key", [b"x"])
+    read_lock = _sessions.read_lock
+
+    def reading(path):
+        connector.close()
+        return read_lock(path)
+
+    monkeypatch.setattr(_sessions, "read_lock", reading)
+    with closing(open_listing(place.as_uri())) as listing:
+        assert listing.sessions() == []
+
+
 def test_a_process_id_that_was_used_again(place):
     with closing(FileConnector(place)):
         sign(place, born=_owners.here().born - 1)
@@ -361,6 +390,20 @@ def test_a_directory_that_cannot_be_read(tmp_path):
     with closing(open_listing((tmp_path / "file").as_uri())) as listing:
         with pytest.raises(ConnectorUnavailableError):
             listing.sessions()
+
+
+def test_what_somebody_else_keeps_to_himself(tmp_path, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    with closing(FileConnector(tmp_path)), closing(open_listing(tmp_path.as_uri())) as listing:
+        [one] = listing.sessions()
+        monkeypatch.setattr("os.scandir", scandir)
+        with pytest.raises(ConnectorUnavailableError, match="Permission denied"):
+            listing.sessions()
+        with pytest.raises(ConnectorUnavailableError, match="Permission denied"):
+            listing.objects(one.name)
+        monkeypatch.undo()
 
 
 def test_an_object_that_is_written_anew_while_it_is_looked_at(place):

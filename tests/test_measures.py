@@ -218,7 +218,11 @@ def test_objects_that_nobody_fetches_are_counted():
 def test_what_a_failed_task_has_fetched_is_not_known():
     with StoreExecutor(make_base("fork"), should_proxy=ProxySize("100 kB")) as executor:
         executor.submit(functions.boom, bytes(BIG)).exception()
+        within = [executor.store.proxy(bytes([n]) * BIG) for n in range(2)]
+        executor.submit(functions.boom, [bytes(BIG), *within]).exception()
         settle(executor)
+        del within
+        gc.collect()
         executor.store.usage()
         assert executor.store.live.unread == 0
 
@@ -383,6 +387,11 @@ def test_only_so_many_fetches_are_told_one_by_one(kind):
         assert counts.objects_resolved == 301  # and the list of them
         assert counts.bytes_resolved > 300 * 10
         assert here.mine.record is None
+        del proxies
+        gc.collect()
+        executor.store.usage()
+        live = executor.store.live
+        assert (live.unread, len(live)) == (0, 0)
 
 
 class Held:

@@ -213,6 +213,17 @@ def test_calls_that_pass_untouched_do_so_with_spans(seen):
         assert pool.submit(functions.identity, [1]).result() == [1]
 
 
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_calls_that_pass_are_in_the_trace_while_one_is_written(seen, forked, tmp_path, chunksize):
+    with StoreExecutor(forked) as executor, executor.trace(tmp_path / "run.jsonl"):
+        results = executor.map(functions.add, range(6), range(6), chunksize=chunksize)
+        assert list(results) == list(range(0, 12, 2))
+    submits, runs = seen.named("submit add"), seen.named("run add")
+    assert sorted(one["parent"] for one in runs) == sorted(one["id"] for one in submits)
+    calls = [one["attributes"].get("proxyexec.calls", 1) for one in runs]
+    assert calls == [chunksize] * (6 // chunksize)
+
+
 def test_a_task_that_uses_an_executor_goes_on_with_the_trace(seen):
     with proxyexec.ThreadPoolExecutor(1) as pool:
         assert pool.submit(spanned.submit_inside, "abc").result() == 3

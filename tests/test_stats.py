@@ -14,6 +14,8 @@ import pytest
 
 import proxyexec
 from proxyexec import ProxyAlways, ProxySize, StoreExecutor
+from proxyexec._chunk_call import TimedChunkCall
+from proxyexec._mapped import MappedFunction
 from proxyexec.aio import AsyncStoreExecutor
 from proxyexec.metrics import Stats
 from tests import functions
@@ -89,6 +91,22 @@ def test_so_is_what_passes_at_a_glance(policy):
         assert stats.bytes_inline == 10 * (BIG + 1 + BIG + 1)
 
 
+@pytest.mark.parametrize("kind", ["thread", "fork"])
+def test_so_is_what_a_policy_has_looked_at(kind):
+    def wanted(obj):
+        return type(obj) is list
+
+    with StoreExecutor(make_base(kind), should_proxy=wanted) as executor:
+        assert len(executor.submit(functions.add, bytes(BIG), b"a").result()) == BIG + 1
+        assert executor.submit(functions.add, 1, 1).result() == 2
+        settle(executor)
+        stats = executor.stats()
+        if kind == "thread":  # which is given them as they are
+            assert (stats.objects_inline, stats.bytes_inline) == (0, 0)
+        else:
+            assert (stats.objects_inline, stats.bytes_inline) == (3, BIG + 1 + BIG + 1)
+
+
 @pytest.mark.parametrize("chunksize", [1, 5, "auto"])
 @pytest.mark.parametrize("policy", [None, ProxySize("1 MB")])
 def test_so_are_items_of_maps(policy, chunksize):
@@ -99,6 +117,18 @@ def test_so_are_items_of_maps(policy, chunksize):
         stats = executor.stats()
         assert stats.objects_inline == 20
         assert 20 * BIG <= stats.bytes_inline < 21 * BIG
+
+
+def test_calls_that_a_chunk_has_left_to_others_are_counted_once():
+    chunks = [*["a"] * 5, "b" * 3_000_000, *["a"] * 5]
+    with StoreExecutor(make_base(), should_proxy=ProxySize("1 GB")) as executor:
+        submit = MappedFunction(
+            functions.identity, executor._tasks, TimedChunkCall, may_change=False
+        )
+        future = executor.submit(submit, *((one,) for one in chunks))
+        assert future.result().results == chunks[:6]
+        settle(executor)
+        assert executor.stats().calls_done == 6 + 1  # with that of settle()
 
 
 def test_tasks_in_flight_are_counted(tmp_path):

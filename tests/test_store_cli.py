@@ -242,7 +242,10 @@ def test_places_that_are_none(run, store):
 def test_usage(run):
     assert run("store", "ls")[0] == 2
     assert run("store", "show", "file:///x", "a", "b", "c")[0] == 2
-    assert run("store", "show", "file:///x", "--limit", "-1")[0] == 2
+    for limit in ("-1", "x"):
+        status, _, err = run("store", "show", "file:///x", "--limit", limit)
+        assert status == 2
+        assert "is no number of objects" in err
     for name in ("ls", "show", "du", "gc"):
         status, out, _ = run("store", name, "--help")
         assert status == 0
@@ -256,6 +259,19 @@ def test_names_of_others_do_nothing_to_a_terminal(run, tmp_path):
         assert "\x1b" not in out
         assert "\\x1b[31m" in out
     assert shown("a\x1b\n\ud800ж") == "a\\x1b\\n\\ud800ж"
+
+
+def test_names_of_sessions_in_messages_do_nothing_to_a_terminal(run, redis_url):
+    redis = pytest.importorskip("redis")
+    from proxyexec_connectors._redis_session import SESSIONS
+
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.sadd(SESSIONS, b"a\x1b[31m", b"a\x1b[32m")
+        status, out, err = run("store", "show", redis_url, "a")
+        client.srem(SESSIONS, b"a\x1b[31m", b"a\x1b[32m")
+    assert (status, out) == (1, "")
+    assert "\x1b" not in err
+    assert "\\x1b[31m" in err
 
 
 @pytest.mark.parametrize("since", ["NaN", "Infinity", "-1e300", "1e30"])
@@ -277,6 +293,20 @@ def test_keys_of_any_characters(run, redis_url):
         out = run("store", "show", redis_url, connector._session)[1]
         assert "\\x1b[2J" in out
         assert "\x1b" not in out
+
+
+def test_ctrl_c_while_a_server_does_not_answer():
+    pytest.importorskip("redis")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+        command = [sys.executable, "-m", "proxyexec", "store", "ls", url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            server.settimeout(30)
+            with server.accept()[0] as connection:
+                assert connection.recv(1000)
+                process.send_signal(signal.SIGINT)
+                assert process.stderr.read() == "proxyexec: interrupted\n"
+        assert process.returncode == 130
 
 
 def test_an_output_that_is_not_read_to_its_end(tmp_path):

@@ -303,6 +303,21 @@ def test_a_trace_that_grows(tracing, trace):
     assert trace.screen().rates == Rates(0, 0, 0, 0)
 
 
+def test_a_program_that_is_run_again(tracing, trace):
+    tracing.header()
+    tracing.task("one", 1.0, moved("argument", "k0", 1_000, name=0))
+    assert facts(trace.screen())["live"] == "1 kB in 1"
+    tracing.file.truncate(0)
+    tracing.file.seek(0)
+    tracing.header(started=time.time() + 1, executor="Another pool")
+    tracing.task("two", 1.0, moved("argument", "k1", 500, name=0))
+    tracing.task("two", 2.0)
+    screen = trace.screen()
+    assert "Another pool" in screen.title
+    assert (facts(screen)["tasks"], facts(screen)["live"]) == ("2", "500 B in 1")
+    assert [row[0] for row in rows(screen, "Functions")] == ["two"]
+
+
 def test_a_trace_that_is_over(tracing, trace):
     tracing.header(started=1.0)
     tracing.task("load", 2.0, moved("result", "a", 1000))
@@ -408,6 +423,19 @@ def test_widths(width):
         assert len(line) <= width
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_long_texts_leave_room_for_others(width):
+    row = ("1b2c3d4e-12", "3.2 MB", "numpy.ndarray " * 4, "argument 0 of a_long_name " * 4, "live")
+    head = ("KEY", "SIZE", "TYPE", "STORED AS", "STATE")
+    screen = Screen("title", [], tables=[ScreenTable("Largest objects", head, [row], ("SIZE",))])
+    *_, names, _, line = drawn(screen, width=width).rstrip().splitlines()
+    assert names.split() == ["KEY", "SIZE", "TYPE", "STORED", "AS", "STATE"]
+    assert line.split()[:3] == ["1b2c3d4e-12", "3.2", "MB"]
+    assert "numpy.nda" in line
+    assert "argument" in line
+    assert line.split()[-1] == "live"
+
+
 def test_an_empty_place():
     text = drawn(Screen("title", [], None, [0.0, 0.0], [ScreenTable("None", ("A",), [])]))
     assert "most 0 B" in text
@@ -467,8 +495,10 @@ def test_once(run, url):
 
 def test_what_it_does_not_take(run, tmp_path):
     assert run()[0] == 2
-    for interval in ("0", "-1", "nan", "inf", "x"):
-        assert run(tmp_path.as_uri(), "--interval", interval)[0] == 2
+    for interval in ("0", "-1", "nan", "inf", "x", "1e12"):
+        status, _, err = run(tmp_path.as_uri(), "--interval", interval)
+        assert status == 2
+        assert "is no number of seconds" in err
     assert run("memory://")[0] == 2
     assert run("nonsense://")[0] == 2
     status, out, err = run("redis://:secret@127.0.0.1:1/0?timeout=0.1", "--once")
@@ -551,6 +581,29 @@ def test_a_terminal_is_left_as_it_was(tmp_path, number, status):
         assert seen.rfind(SHOW_CURSOR) > seen.rfind(b"\x1b[?25l")
         assert termios.tcgetattr(terminal.theirs) == terminal.before
         assert b"Traceback" not in seen
+
+
+def test_a_terminal_that_can_do_nothing(tmp_path):
+    with closing(Terminal()) as terminal, closing(FileConnector(tmp_path)) as connector:
+        connector.put("first", [b"x"])
+        descriptors = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.theirs)
+        with running(
+            tmp_path.as_uri(), env={**os.environ, "TERM": "dumb"}, **descriptors
+        ) as process:
+            terminal.wait_for(b"first")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        assert ENTER not in terminal.rest()
+
+
+def test_colours_that_are_forced_make_no_terminal(tmp_path):
+    environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"}
+    with running(tmp_path.as_uri(), stdout=subprocess.PIPE, env=environment) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert b"proxyexec top" in first
+        assert ENTER not in first + process.stdout.read()
+        assert process.wait(60) == 0
 
 
 def test_an_output_that_is_no_terminal(tmp_path):

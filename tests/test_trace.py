@@ -330,6 +330,9 @@ def test_half_of_a_last_line_is_left_out(path):
         ("{header}\nhalf\n", "line 2 is damaged"),
         ('{header}\n{"event": "task", "t": 1}\n', "missing"),
         ('{header}\n{"event": "task", "moved": [1]}\n', "line 2 is damaged"),
+        ('{header}\n{"event": "task", "moved": 1}\n', "line 2 is damaged"),
+        ('{header}\n{"event": "task", "resolved": null}\n', "line 2 is damaged"),
+        (f"{'[' * 100_000}\n", "line 1 is damaged"),
     ],
 )
 def test_what_is_no_trace_is_refused(path, text, reason):
@@ -374,3 +377,60 @@ def test_a_result_that_is_given_to_another_task_is_known_by_its_own(path):
     maker, user, other = read_trace(path).tasks
     assert user.moved[0].key == maker.task
     assert other.moved[0].key == ""
+
+
+def test_one_that_is_written_over_is_read_anew(path):
+    def written(*sums):
+        with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
+            for n in sums:
+                assert executor.submit(functions.identity, n).result() == n
+            settle(executor)
+
+    written(1, 2)
+    with TraceReader(path) as reader:
+        first = reader.read()
+        assert sum(one.function == "identity" for one in first.tasks) == 2
+        assert reader.read() is first
+        written(*range(20))  # which is longer than what has been read
+        second = reader.read()
+        assert sum(one.function == "identity" for one in second.tasks) == 20
+        assert second.header.started > first.header.started
+        path.write_bytes(b"")
+        assert reader.read() is None
+        written(1)
+        assert sum(one.function == "identity" for one in reader.read().tasks) == 1
+
+
+def test_a_trace_may_come_through_a_pipe(path):
+    with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
+        pass
+    ours, theirs = os.pipe()
+    os.write(theirs, path.read_bytes())
+    os.close(theirs)
+    assert read_trace(f"/dev/fd/{ours}").end is not None
+    os.close(ours)
+
+
+FULL = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from proxyexec import StoreExecutor
+
+path = sys.argv[1]
+with StoreExecutor(ThreadPoolExecutor(1)) as executor:
+    trace = executor.trace(path)
+    with open(path, "rb") as file:
+        room = len(file.read()) + 100
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    assert executor.submit(len, "abc").result() == 3
+    executor.shutdown()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    trace.close()
+"""
+
+
+def test_nothing_is_written_after_a_line_that_was_cut_off(path):
+    subprocess.run([sys.executable, "-c", FULL, str(path)], check=True, timeout=60)
+    assert not path.read_bytes().endswith(b"\n")
+    trace = read_trace(path)
+    assert (trace.tasks, trace.end) == ([], None)

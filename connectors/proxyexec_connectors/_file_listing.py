@@ -57,14 +57,16 @@ class FileListing:
         for root in self._roots:
             for name in self._names(root):
                 places[name].append(os.path.join(root, name))
-        found = [_told(name, where) for name, where in sorted(places.items())]
+        with self._reading():
+            found = [_told(name, where) for name, where in sorted(places.items())]
         return [one for one in found if one is not None]
 
     def objects(self, session: str) -> list[StoredObject]:
         if not _is_session(session):
             return []
         places = [os.path.join(root, session) for root in self._roots]
-        return sorted(objects_in(places))
+        with self._reading():
+            return sorted(objects_in(places))
 
     def start(self, session: str, key: str) -> ObjectStart | None:
         if not (_is_session(session) and _IS_OBJECT(key)):
@@ -86,13 +88,20 @@ class FileListing:
         pass
 
     def _names(self, root: str) -> Iterator[str]:
+        with self._reading():
+            try:
+                entries = os.listdir(root)
+            except FileNotFoundError:
+                return
+        yield from filter(_is_session, entries)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Say of what somebody else keeps to himself, for one, that it cannot be looked at."""
         try:
-            entries = os.listdir(root)
-        except FileNotFoundError:
-            return
+            yield
         except OSError as error:
             raise ConnectorUnavailableError(self.url, str(error)) from error
-        yield from filter(_is_session, entries)
 
 
 def objects_in(places: Iterable[str]) -> list[StoredObject]:
@@ -124,8 +133,10 @@ def _told(name: str, places: Sequence[str]) -> StoredSession | None:
     said = None
     for place in places:
         said = said or _sessions.read_lock(place)
-    if said is None:  # it is being removed, or was made by something else
-        return None if not files else StoredSession(name, "session", "unknown", *_NOBODY, *held)
+    if said is None:  # it has been removed meanwhile, or was made by something else
+        if not (files and any(map(os.path.lexists, places))):
+            return None
+        return StoredSession(name, "session", "unknown", *_NOBODY, *held)
     written, since = said
     if written == _sessions.SHARED:
         return StoredSession(name, "copies", "", None, None, since, *held)

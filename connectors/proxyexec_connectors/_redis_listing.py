@@ -55,12 +55,19 @@ class RedisListing:
         )
         names = [Names(_text(member)) for member in sorted(owned)]
         asked: list[Command] = [
-            command for one in names for command in (("EXISTS", one.alive), ("GET", one.owner))
+            command
+            for one in names
+            for command in (
+                ("EXISTS", one.alive),
+                ("GET", one.owner),
+                # One that has just been closed has not died.
+                ("SISMEMBER", SESSIONS, one.session),
+            )
         ]
         replies = iter(self._link.run(asked) if asked else ())
-        signs = [
-            (bool(alive), Owner.read(said)) for alive, said in zip(replies, replies, strict=True)
-        ]
+        told = list(zip(names, replies, replies, replies, strict=True))
+        names = [one for one, _, _, is_there in told if is_there]
+        signs = [(bool(alive), Owner.read(said)) for _, alive, said, is_there in told if is_there]
         tells = None in {_is_alive(*one) for one in signs} and not may_have_dropped_keys(self._link)
         found = [
             self._owned(one, *sign, tells=tells) for one, sign in zip(names, signs, strict=True)
