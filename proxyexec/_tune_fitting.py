@@ -63,7 +63,8 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
         inline, stored = (scale, 1.0) if is_inline else (1.0, scale)
         prices = Prices(costs, run.workers, inline=inline, stored=stored)
         fitted, again = _uncrowded(run, recorded, prices, directly=directly)
-        return fitted, run.seconds / again.seconds if again.seconds > 0 else 1.0
+        is_known = again.seconds > 0 and run.seconds > 0
+        return fitted, run.seconds / again.seconds if is_known else 1.0
 
     run = _started(run, Prices(costs, run.workers))
     moved = [one for step in run.steps for one in (*step.given, *step.returned)]

@@ -314,3 +314,25 @@ def test_what_was_pickled_for_the_trace_only_is_known():
     assert (step.observed_s, step.worker_observed_s) == (0.5, 0.25)
     [step] = run(task("a", 1.0, 9.0, *objects)).steps
     assert (step.observed_s, step.worker_observed_s) == (0.0, 0.0)
+
+
+def test_a_task_that_no_worker_was_given_is_left_out():
+    # Its argument could not be had while another one was under way.
+    found = run(
+        task("a", 0.0, 9.0, function="slow"),
+        task("b", 0.1, 1.0, state="failed", run_s=None),
+        task("c", 1.0, 1.0, state="failed", run_s=None, started=None, worker=""),
+        task("d", 2.0, 3.0),
+    )
+    assert [one.function for one in found.steps] == ["slow", "work", "work"]
+    assert all(number > one for number, step in enumerate(found.steps) for one in step.after)
+
+
+def test_nothing_waits_for_what_came_with_it_or_later():
+    # By a clock that is too coarse to tell.
+    together = [task(f"{n}", 1.0, 1.0, moved(key=f"{n + 1}")) for n in range(3)]
+    found = run(task("long", 0.0, 9.0), *together)
+    assert [one.after for one in found.steps] == [()] * 4
+    assert {item.maker for step in found.steps for item in step.given} == {None}
+    made = task("m", 5.0, 5.0, moved("result"), function="make")
+    assert run(task("u", 5.0, 6.0, moved()), made).steps[0].given[0].maker is None
