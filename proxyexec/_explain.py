@@ -131,7 +131,8 @@ def _name(obj: Any) -> str:
 
 
 def _what(moved: Moved) -> str:
-    named = f"argument {moved.name!r}" if moved.what == "argument" else moved.what
+    # Of what the base executor hands over, it is not known as which argument.
+    named = moved.what if moved.name is None else f"{moved.what} {moved.name!r}"
     return f"  part of {named}" if moved.is_part else named
 
 
