@@ -16,7 +16,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from proxyexec._tune_result import TuneSpan, TuneTimeline
 
@@ -148,8 +148,7 @@ class _Moving:
     path: str
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """What somebody is busy with for a while."""
 
     kind: SpanKind | None
