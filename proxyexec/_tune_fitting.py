@@ -28,7 +28,7 @@ _ROUNDS = 2
 # what that is is halved, at most: until the replay is off by so little.
 _SCALED = 4.0
 _HALVINGS = 6
-_ENOUGH = 0.005
+_ENOUGH = 0.01
 
 # Of runs with so many tasks, replays take seconds: there, it is halved less often.
 _LONG = 5000
@@ -78,8 +78,8 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
     moved = [one for step in run.steps for one in (*step.given, *step.returned)]
     inline_bytes = sum(one.bytes for one in moved if one.path == "inline")
     is_inline = 2 * inline_bytes >= sum(one.bytes for one in moved)
-    fitted, ratio = left(1.0)
-    now = ratio
+    as_measured, ratio = left(1.0)
+    fitted, now = as_measured, ratio
     # A longer one does not take less: so the scale is found by halving what is between two.
     low, high = (1.0, _SCALED) if ratio > 1 else (1 / _SCALED, 1.0)
     scale = 1.0
@@ -92,6 +92,8 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
             low = scale
         else:
             high = scale
+    if abs(now - 1) >= (1 - _AS_FAST) * abs(ratio - 1):  # which is not for how long moving took
+        return Fitted(as_measured, 1.0, is_inline, ratio, ratio)
     return Fitted(fitted, scale, is_inline, ratio, now)
 
 

@@ -138,6 +138,10 @@ def test_a_run_is_replayed_as_often_as_that_tells_something(monkeypatch):
     # It takes as long as it did: that is that.
     exact = fitted(replace(run, seconds=run.seconds / slow.ratio))
     assert (exact.moving, exact.ratio, scales) == (1.0, pytest.approx(1.0), [1.0])
+    # What takes nothing took no longer than that.
+    free = tune(inline_run(crosses=False), {STORE: model(inline=0.0, base=0.0)})
+    assert (free.moving, free.factor) == (1.0, pytest.approx(free.ratio**0.25))
+    assert free.ratio > 1.1
     # One that is long is known less exactly.
     monkeypatch.setattr(_tune_fitting, "_LONG", 6)
     assert fitted(run).moving == pytest.approx(slow.moving, 0.1)
