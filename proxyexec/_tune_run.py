@@ -189,7 +189,9 @@ class _Reader:
             + [one.t or 0.0 for one in trace.resolved]
             + [one.t for one in trace.evicted]
         )
-        self.seconds = max(0.0, last, 0.0 if trace.end is None else trace.end.t)
+        # What came when the trace was full is not in it, and what that took is not to be, either.
+        end = 0.0 if trace.end is None else trace.end.t
+        self.seconds = max(0.0, last, end if trace.full is None else trace.full)
         self._never = self._header.policy == "ProxyNever()"
         self._kinds = _kinds(one for task in tasks for one in task.moved)
         self._medians = _medians(tasks)

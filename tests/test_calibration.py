@@ -122,6 +122,20 @@ def test_a_file_of_another_setting():
     assert _calibrations.load(other) is None
 
 
+@pytest.mark.parametrize("points", [None, [[1e999, 1.0]], [[0, 1e999]], [[0]], 5])
+def test_files_that_tell_nothing(points):
+    setting = {"machine": "one"}
+    _calibrations.save(CostModel(model().curves, setting))
+    place = _calibrations.place_of(setting)
+    document = json.loads(place.read_text(encoding="utf-8"))
+    if points is None:
+        document["curves"] = document["curves"][:1]
+    else:
+        document["curves"][0]["points"] = points
+    place.write_text(json.dumps(document), encoding="utf-8")
+    assert _calibrations.load(setting) is None
+
+
 def test_a_place_that_cannot_be_written(cache):
     (cache / "proxyexec").write_text("in the way")
     assert not _calibrations.save(model())

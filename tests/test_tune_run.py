@@ -93,6 +93,12 @@ def test_what_the_program_took_between_tasks_is_kept():
     assert not any(one.after or one.barrier for one in found.steps)
 
 
+def test_of_a_trace_that_was_full_the_time_until_then_counts():
+    full = Trace(header(), [task("a", 0.0, 1.0)], full=2.0, end=TraceEnd(3600.0, 99, None))
+    found = run_of(full)
+    assert (found.seconds, found.tail_s) == (2.0, 1.0)
+
+
 def test_what_storing_took_is_not_what_the_program_took():
     stored = moved(path="store", put_s=0.5, serialize_s=0.25, key="k")
     found = run(task("a", 1.0, 20.0), task("b", 3.0, 21.0, stored))
