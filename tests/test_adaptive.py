@@ -30,7 +30,7 @@ from proxyexec._calibrate import Calibration, calibrate
 from proxyexec._costs import CostModel
 from proxyexec._events import Moved
 from proxyexec._history import History
-from proxyexec._limits import NEVER, limits_of_arguments, limits_of_results
+from proxyexec._limits import DEFAULT, NEVER, limits_of_arguments, limits_of_results
 from proxyexec._serialize import Candidate, PickleSerializer
 from proxyexec.policy import is_proxied
 from proxyexec_connectors.file import FileConnector
@@ -354,6 +354,24 @@ def test_results_are_sent_inline_when_too_much_is_stored():
         assert paths(events, "result")[0] == "store"
         assert paths(events, "result")[-1] == "inline"
         assert [future.result()[0] for future in results] == list(range(60))
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_workers_go_by_what_was_measured_before_from_the_first_task_on(most):
+    with with_costs(pool()):
+        pass  # what is known is on disk now
+    with StoreExecutor(pool(), None, ProxyAdaptive(most), lazy=False) as executor:
+        learner = adaptive(executor)
+        assert learner.model is not None
+        sizes = learner.limits_of_results
+        assert sizes.buffers != DEFAULT.buffers
+        events = moves(executor)
+        # Nobody knows yet how large results are: there seems to be room.
+        for size in (sizes.buffers // 2, 2 * sizes.buffers, 2 * sizes.buffers):
+            assert len(executor.submit(produce, 1, size).result()) == size
+            settle(executor)
+        stored = "inline" if most else "store"
+        assert paths(events, "result") == ["inline", "store", stored]
 
 
 @pytest.mark.parametrize("wrong", [-1, "much"])
