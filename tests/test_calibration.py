@@ -16,6 +16,7 @@ from proxyexec import _calibrations
 from proxyexec._calibrate import CalibrationError, _are_steady, calibrate
 from proxyexec._costs import CostModel
 from proxyexec._limits import limits_of_arguments, limits_of_results
+from proxyexec.metrics import read_trace
 from tests import functions
 from tests.conftest import settle
 from tests.test_costs import model
@@ -73,6 +74,27 @@ def test_workers_that_die():
             executor.submit(functions.die).result()
         with pytest.raises(CalibrationError, match="did not arrive"):
             calibrate(executor)
+
+
+def test_what_the_program_stores_is_counted_and_nothing_else(tmp_path):
+    with StoreExecutor(pool(), None, ProxySize(1000)) as executor:
+        with executor.trace(tmp_path / "run.jsonl"):
+            before = executor.submit(functions.identity, bytes(5000)).result()
+            assert len(before) == 5000
+            counted = executor.stats()
+            calibrate(executor)
+            settle(executor)
+            again = executor.stats()
+            for name in ("objects_resolved", "objects_never_resolved", "bytes_resolved"):
+                assert getattr(again, name) == getattr(counted, name)
+            assert again.bytes_peak == counted.bytes_peak
+            del before
+            executor.store.usage()
+        trace = read_trace(tmp_path / "run.jsonl")
+        assert {one.bytes < 6000 for one in (*trace.resolved, *trace.evicted)} == {True}
+        assert len(trace.resolved) == 1
+        assert executor.store.live.bytes == 0
+        assert not executor.store.live._left_out
 
 
 def test_a_store_that_is_full(tmp_path):
