@@ -61,9 +61,9 @@ def saw_all(call: Call) -> bool:
 
 def _look_at_what_is_held(call: Call, error: BaseException | None) -> None:
     report, held, live = call._report, call._held or (), call._context.store.live
-    for one in held:
-        if type(one) is TaskFuture:
-            _note_linked(call, one)
+    # One that is given twice is handed over once.
+    for future in {id(one): one for one in held if type(one) is TaskFuture}.values():
+        _note_linked(call, future)
     if live is None:
         return
     if report is not None:

@@ -94,6 +94,7 @@ class ProxyAdaptive(Policy):
         if self._learner is not None and self._learner.is_busy:
             raise ValueError("a ProxyAdaptive learns from one executor: give each one of its own")
         self._learner = Learner(executor, calibrates=self.calibrates, most=self.max_live_bytes)
+        self._learner.begin()
 
     def calibrate(self) -> None:
         """Measure now what both paths cost; takes less than a second once workers are there.

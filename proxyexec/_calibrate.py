@@ -215,8 +215,9 @@ def calibrate(
         raise CalibrationError("the executor is a pool itself")
     bench = _Bench(executor, largest)
     samples: dict[_Way, list[float]] = {}
+    live = executor.store.live
     try:
-        with _translated():
+        with _translated(), contextlib.nullcontext() if live is None else live.aside():
             bench.warm_up(time.perf_counter() + patience)
             end = time.perf_counter() + seconds
             for number, way in enumerate(bench.rounds()):

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 
 import proxyexec
 from proxyexec._cores import usable_cores
-from proxyexec._costs import CostModel
+from proxyexec._costs import KINDS, CostModel
+from proxyexec._limits import Costs
 from proxyexec.errors import name_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def load(setting: Mapping[str, str]) -> CostModel | None:
     """Return what was measured with a setting; ``None`` if nothing was, or it cannot be read."""
     try:
         model = CostModel.from_json(json.loads(place_of(setting).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        for kind in KINDS:
+            Costs(model, kind)  # there is enough in it to tell which path is cheaper
+    except (OSError, ValueError, OverflowError, RecursionError):
         return None
     return model if model.setting == setting else None
 

@@ -72,7 +72,8 @@ class History:
         Returns:
             ``None`` if no such object was seen.
         """
-        seen = [(*key, number) for key, number in self._sent.items() if key[1] == kind]
+        # Others may count meanwhile.
+        seen = [(*key, number) for key, number in list(self._sent.items()) if key[1] == kind]
         if not seen:
             return None
         costs = Costs(model, kind, pickling=pickling)

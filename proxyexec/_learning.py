@@ -124,11 +124,16 @@ class Learner:
         self._largest_result = 0.0
         executor._learner = self
         if executor._crosses:
-            self._use(_calibrations.load(self._setting))
             # Not by a bound method: executors that are dropped go at once.
             executor._tasks.measures.observe(functools.partial(_observe, weakref.ref(self)))
         else:  # nothing is moved at all
             self.limits = self.limits_of_results = NOTHING
+
+    def begin(self) -> None:
+        """Take what was measured before. The policy has to have this learner: it is pickled."""
+        executor = self._executor()
+        if executor is not None and executor._crosses:
+            self._use(_calibrations.load(self._setting))
 
     @property
     def is_busy(self) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxyexec._events import Evicted, Resolved
@@ -38,6 +39,10 @@ class Live:
         """What this process has fetched, outside of tasks."""
         # By key, of what is stored: its size, since when, and whether somebody has fetched it.
         self._objects: dict[str, tuple[int, float, bool]] = {}
+        # How many are measuring; and keys of what is stored for that, which is no affair of who
+        # asks what the program stores.
+        self._measuring = 0
+        self._left_out: set[str] = set()
         # Guards all of these, for as long as that takes. Reentrant, as a finalizer that the
         # garbage collector runs inside may get here.
         self._lock = threading.RLock()
@@ -57,13 +62,27 @@ class Live:
         with self._lock:
             self._listeners = tuple(one for one in self._listeners if one != listener)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Count what is stored meanwhile among what there is, and nowhere else."""
+        with self._lock:
+            self._measuring += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._measuring -= 1
+
     def add(self, key: str, size: int) -> None:
         """Count an object that is stored, unless it is counted already."""
         with self._lock:
             if key not in self._objects:
                 self._objects[key] = size, time.perf_counter(), False
                 self.bytes += size
-                self.peak_bytes = max(self.peak_bytes, self.bytes)
+                if self._measuring:
+                    self._left_out.add(key)
+                else:
+                    self.peak_bytes = max(self.peak_bytes, self.bytes)
 
     def touch(self, keys: Iterable[str]) -> None:
         """Note that objects have been fetched, or may have been."""
@@ -76,6 +95,8 @@ class Live:
     def fetched(self, reference: Reference, get_s: float, load_s: float) -> None:
         """Count an object that this process has fetched, outside of a task."""
         with self._lock:
+            if reference.key in self._left_out:
+                return
             self.read.resolve(1, reference.size, get_s, load_s)
         self.touch((reference.key,))
         if self._listeners:
@@ -93,6 +114,9 @@ class Live:
                     continue
                 size, since, read = found
                 self.bytes -= size
+                if key in self._left_out:
+                    self._left_out.remove(key)
+                    continue
                 self.evicted += 1
                 self.evicted_bytes += size
                 self._count_unread(size, read)
@@ -104,9 +128,11 @@ class Live:
     def clear(self) -> None:
         """Count out all that there is: the store has been closed."""
         with self._lock:
-            for size, _, read in self._objects.values():
-                self._count_unread(size, read)
+            for key, (size, _, read) in self._objects.items():
+                if key not in self._left_out:
+                    self._count_unread(size, read)
             self._objects.clear()
+            self._left_out.clear()
             self.bytes = 0
 
     def _count_unread(self, size: int, read: bool) -> None:

@@ -170,7 +170,9 @@ def _dask(workers: int) -> Iterator[Any]:
         made.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            # On any port: the usual one may be that of the user's own cluster.
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             silence_logs=50,
         ) as cluster,
         made.Client(cluster, set_as_default=False) as client,

@@ -25,9 +25,17 @@ __all__ = ["Fitted", "fitted_to"]
 _ROUNDS = 2
 
 # How many times as long moving may take in a run as measured, or how much shorter; and how often
-# what that is is halved.
+# what that is is halved, at most: until the replay is off by so little.
 _SCALED = 4.0
 _HALVINGS = 6
+_ENOUGH = 0.01
+
+# Of runs with so many tasks, replays take seconds: there, it is halved less often.
+_LONG = 5000
+_HALVINGS_IF_LONG = 4
+
+# Functions that are slower by no more than this, in part, are as fast as alone.
+_AS_FAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,24 +71,29 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
         inline, stored = (scale, 1.0) if is_inline else (1.0, scale)
         prices = Prices(costs, run.workers, inline=inline, stored=stored)
         fitted, again = _uncrowded(run, recorded, prices, directly=directly)
-        return fitted, run.seconds / again.seconds if again.seconds > 0 else 1.0
+        is_known = again.seconds > 0 and run.seconds > 0
+        return fitted, run.seconds / again.seconds if is_known else 1.0
 
     run = _started(run, Prices(costs, run.workers))
     moved = [one for step in run.steps for one in (*step.given, *step.returned)]
     inline_bytes = sum(one.bytes for one in moved if one.path == "inline")
     is_inline = 2 * inline_bytes >= sum(one.bytes for one in moved)
-    fitted, ratio = left(1.0)
-    now = ratio
+    as_measured, ratio = left(1.0)
+    fitted, now = as_measured, ratio
     # A longer one does not take less: so the scale is found by halving what is between two.
     low, high = (1.0, _SCALED) if ratio > 1 else (1 / _SCALED, 1.0)
     scale = 1.0
-    for _ in range(_HALVINGS):
+    for _ in range(_HALVINGS if len(run.steps) < _LONG else _HALVINGS_IF_LONG):
+        if abs(now - 1) <= _ENOUGH:
+            break
         scale = math.sqrt(low * high)
         fitted, now = left(scale)
         if now > 1:
             low = scale
         else:
             high = scale
+    if abs(now - 1) >= (1 - _AS_FAST) * abs(ratio - 1):  # which is not for how long moving took
+        return Fitted(as_measured, 1.0, is_inline, ratio, ratio)
     return Fitted(fitted, scale, is_inline, ratio, now)
 
 
@@ -101,6 +114,8 @@ def _uncrowded(run: Run, recorded: Rule, prices: Prices, *, directly: bool) -> t
     again = replay(run, recorded, prices, directly=directly, observed=True)
     for _ in range(_ROUNDS if total > 0 else 0):
         # At first, as much slower as it is in the replay; from then on, until that agrees.
+        if abs(again.running_s / total - 1) <= _AS_FAST:
+            break
         slower *= again.running_s / total
         steps = tuple(replace(one, run_s=one.run_s / slower) for one in run.steps)
         alone = replace(run, steps=steps)

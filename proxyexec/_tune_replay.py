@@ -15,7 +15,8 @@ import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from proxyexec._tune_result import TuneSpan, TuneTimeline
 
@@ -147,8 +148,7 @@ class _Moving:
     path: str
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """What somebody is busy with for a while."""
 
     kind: SpanKind | None
@@ -217,6 +217,7 @@ class _World:
         self._next = 0
         # Whether the program is ready to go on to the next task.
         self._is_free = True
+        self._is_going_on = False
         self._given: list[list[_Moving]] = [[] for _ in steps]
         self._results: dict[int, list[_Moving]] = {}
         self._contents: dict[str, _Stored] = {}
@@ -302,16 +303,26 @@ class _World:
             self._begin(lane)
 
     def _begin(self, lane: _Lane) -> None:
-        number, parts, then = lane.waiting.popleft()
-        lane.is_busy = True
-
-        def end() -> None:
-            lane.is_busy = False
-            if lane.waiting:
-                self._begin(lane)
+        for then in self._begun(lane):
             then()
 
-        self._go_through(number, deque(parts), end)
+    def _begun(self, lane: _Lane) -> list[Callable[[], None]]:
+        """Begin with what waits; return what follows on what takes nothing, which is over."""
+        over: list[Callable[[], None]] = []
+        while lane.waiting:
+            number, parts, then = lane.waiting.popleft()
+            if parts:
+                lane.is_busy = True
+                self._go_through(number, deque(parts), partial(self._free, lane, then))
+                break
+            self._end = max(self._end, self.now)
+            over.append(then)
+        return over
+
+    def _free(self, lane: _Lane, then: Callable[[], None]) -> None:
+        lane.is_busy = False
+        for one in (then, *self._begun(lane)):
+            one()
 
     def _go_through(self, number: int, parts: deque[_Part], then: Callable[[], None]) -> None:
         if not parts:
@@ -334,12 +345,16 @@ class _World:
     def _go_on(self) -> None:
         """Submit what the program submits next, once it may."""
         steps = self._run.steps
+        if self._is_going_on:
+            return  # whoever does goes on with all of them
+        self._is_going_on = True
         while self._next < len(steps) and steps[self._next].detached:
             # Whoever delivers its arguments submits it.
             number = self._next
             self._next += 1
             if not self._waiting[number]:
                 self._submit(number)
+        self._is_going_on = False
         if self._next >= len(steps) or not self._is_free:
             return
         step = steps[self._next]

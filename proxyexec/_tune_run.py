@@ -19,6 +19,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -145,22 +146,22 @@ def run_of(trace: Trace) -> Run:
     Raises:
         ValueError: there is no task in it.
     """
-    tasks = sorted((one for one in trace.tasks if one.state != "cancelled"), key=_submitted)
+    tasks = sorted((one for one in trace.tasks if not _is_left_out(one)), key=_submitted)
     if not tasks:
         raise ValueError("there is no task in this trace that a worker has run")
     reader = _Reader(trace, tasks)
-    steps = reader.steps()
+    steps, arrivals = reader.steps(), reader.arrivals()
     return Run(
         tuple(steps),
         reader.workers,
-        tuple(delay for delay, _ in reader.arrivals()),
+        tuple(delay for delay, _ in arrivals),
         reader.tail(),
         reader.seconds,
         trace.header.crosses,
         trace.header.dedupe,
         trace.header.lazy,
         reader.cores(),
-        tuple(ahead for _, ahead in reader.arrivals()),
+        tuple(ahead for _, ahead in arrivals),
     )
 
 
@@ -168,11 +169,17 @@ def _submitted(task: TraceTask) -> float:
     return task.submitted
 
 
+def _is_left_out(task: TraceTask) -> bool:
+    """Tell whether no worker has run a task: what it was given could not be had, or be sent."""
+    return task.state == "cancelled" or (task.state == "failed" and task.ended <= task.submitted)
+
+
 class _Reader:
     def __init__(self, trace: Trace, tasks: list[TraceTask]) -> None:
         self._header = trace.header
         self._tasks = tasks
-        self._numbers = {task.task: number for number, task in enumerate(tasks)}
+        # Of those whose steps are made: what a task is given was made before.
+        self._numbers: dict[str, int] = {}
         self._client_read = {one.key for one in trace.resolved}
         # When this process was busy fetching, and for how long.
         self._fetched = sorted((one.t or 0.0, one.get_s + one.load_s) for one in trace.resolved)
@@ -182,7 +189,9 @@ class _Reader:
             + [one.t or 0.0 for one in trace.resolved]
             + [one.t for one in trace.evicted]
         )
-        self.seconds = max(last, trace.end.t) if trace.end is not None else last
+        # What came when the trace was full is not in it, and what that took is not to be, either.
+        end = 0.0 if trace.end is None else trace.end.t
+        self.seconds = max(0.0, last, end if trace.full is None else trace.full)
         self._never = self._header.policy == "ProxyNever()"
         self._kinds = _kinds(one for task in tasks for one in task.moved)
         self._medians = _medians(tasks)
@@ -191,13 +200,18 @@ class _Reader:
 
     def steps(self) -> list[Step]:
         """Return the tasks."""
-        steps = _with_passed([self._step(task) for task in self._tasks])
-        steps = _with_makers(steps, self._tasks, bool(self._header.crosses))
+        steps = []
+        for number, task in enumerate(self._tasks):
+            steps.append(self._step(task))
+            self._numbers[task.task] = number
+        steps = _with_makers(_with_passed(steps), self._tasks, bool(self._header.crosses))
         return self._with_waiting(steps)
 
     def arrivals(self) -> list[tuple[float, int]]:
         """Return when workers were there, and how many bytes had been sent to them before."""
         first = self._tasks[0].submitted
+        times = [task.submitted for task in self._tasks]
+        sent = [0, *accumulate(map(_sent_inline, self._tasks))]
         found: dict[str, tuple[float, int]] = {}
         for task in sorted(self._tasks, key=lambda one: one.started or math.inf):
             if task.started is not None and task.worker and task.worker not in found:
@@ -205,19 +219,10 @@ class _Reader:
                 late = task.started - max(task.submitted, first)
                 # Clocks of other hosts differ by more than it takes to start.
                 delay = max(late, 0.0) if host == self._header.host else 0.0
-                found[task.worker] = delay, self._sent_before(task.started)
+                found[task.worker] = delay, sent[bisect_right(times, task.started)]
         arrivals = sorted(found.values())[: self.workers]
         last = arrivals[-1] if arrivals else (0.0, 0)
         return arrivals + [last] * (self.workers - len(arrivals))
-
-    def _sent_before(self, time: float) -> int:
-        return sum(
-            one.bytes
-            for task in self._tasks
-            if task.submitted <= time
-            for one in task.moved
-            if one.what != "result" and one.path == "inline"
-        )
 
     def cores(self) -> int | None:
         """Return how many cores client and workers share; ``None`` where workers are elsewhere."""
@@ -315,6 +320,8 @@ class _Reader:
             )
             made = max((tasks[one].ended for one in makers), default=-math.inf)
             place = bisect_right(ends, (begin, len(tasks))) - 1
+            while place >= 0 and ends[place][1] >= number:  # at the very same time
+                place -= 1
             end, ended = ends[place] if place >= 0 else (-math.inf, -1)
             # Given to the workers by who delivered its arguments, or waiting for them there.
             detached = bool(makers) and task.submitted - own - made <= _SOON and made > before
@@ -334,6 +341,10 @@ class _Reader:
             before = max(before, task.submitted)
             all_ended = max(all_ended, task.ended)
         return found
+
+
+def _sent_inline(task: TraceTask) -> int:
+    return sum(one.bytes for one in task.moved if one.what != "result" and one.path == "inline")
 
 
 def _wholes(moved: Iterable[TraceMoved]) -> list[tuple[TraceMoved, list[TraceMoved]]]:
@@ -491,7 +502,7 @@ def _results_for(
         maker = known.get(item.content)
         if maker is None:
             maker = _taken(results[item.type], item.bytes, tasks[number].submitted)
-        if maker is not None:
+        if maker is not None and maker < number:
             found[number, place] = maker
             if item.content:
                 known[item.content] = maker

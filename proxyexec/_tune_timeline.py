@@ -31,11 +31,11 @@ def measured(trace: Trace) -> TuneTimeline:
             spans += _of_worker(number, task, lane, task.started)
     spans = [one for one in spans if one.end > one.start]
     spans.sort(key=lambda one: (one.start, one.end))
-    end = (
-        trace.end.t
-        if trace.end is not None
-        else max((one.ended for one in trace.tasks), default=0.0)
-    )
+    end = max((one.ended for one in trace.tasks), default=0.0)
+    if trace.full is not None:
+        end = max(end, trace.full)
+    elif trace.end is not None:
+        end = trace.end.t
     return TuneTimeline(
         end, tuple(spans[:_AT_MOST]), tuple(_live(trace)), max(0, len(spans) - _AT_MOST)
     )

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import gc
+import itertools
 import multiprocessing
 import pickle
 import threading
@@ -28,7 +29,8 @@ from proxyexec import _calibrations
 from proxyexec._calibrate import Calibration, calibrate
 from proxyexec._costs import CostModel
 from proxyexec._events import Moved
-from proxyexec._limits import limits_of_arguments, limits_of_results
+from proxyexec._history import History
+from proxyexec._limits import DEFAULT, NEVER, limits_of_arguments, limits_of_results
 from proxyexec._serialize import Candidate, PickleSerializer
 from proxyexec.policy import is_proxied
 from proxyexec_connectors.file import FileConnector
@@ -354,6 +356,24 @@ def test_results_are_sent_inline_when_too_much_is_stored():
         assert [future.result()[0] for future in results] == list(range(60))
 
 
+@pytest.mark.parametrize("most", [None, 1])
+def test_workers_go_by_what_was_measured_before_from_the_first_task_on(most):
+    with with_costs(pool()):
+        pass  # what is known is on disk now
+    with StoreExecutor(pool(), None, ProxyAdaptive(most), lazy=False) as executor:
+        learner = adaptive(executor)
+        assert learner.model is not None
+        sizes = learner.limits_of_results
+        assert sizes.buffers != DEFAULT.buffers
+        events = moves(executor)
+        # Nobody knows yet how large results are: there seems to be room.
+        for size in (sizes.buffers // 2, 2 * sizes.buffers, 2 * sizes.buffers):
+            assert len(executor.submit(produce, 1, size).result()) == size
+            settle(executor)
+        stored = "inline" if most else "store"
+        assert paths(events, "result") == ["inline", "store", stored]
+
+
 @pytest.mark.parametrize("wrong", [-1, "much"])
 def test_what_is_no_cap(wrong):
     with pytest.raises(ValueError):
@@ -400,6 +420,26 @@ def test_frozen():
         assert "Adaptive" not in repr(frozen)
     with with_costs(pool(), model(store=(9 * MS, 9 * PER_MB)), ProxyAdaptive()) as executor:
         assert repr(executor._context.policy.frozen()) == "ProxyNever()"
+
+
+def test_what_is_seen_while_it_is_frozen_is_no_harm():
+    history = History()
+    history.add_argument("buffers", bytes, LIMIT)
+
+    class Kind(str):
+        """Has another thread's object come whenever it is looked at."""
+
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            history.add_argument("pickle", dict, 1 << next(bits))
+            return str.__eq__(self, other)
+
+    bits = itertools.count()
+    kind = Kind("buffers")
+    assert history.best(model(), kind, [1, NEVER], directly=False, pickling=1.0) == 1
+    assert next(bits) > 1
 
 
 def test_proxies_where_these_are_asked_for():

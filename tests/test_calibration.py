@@ -16,6 +16,7 @@ from proxyexec import _calibrations
 from proxyexec._calibrate import CalibrationError, _are_steady, _curves, _Way, calibrate
 from proxyexec._costs import CostModel
 from proxyexec._limits import limits_of_arguments, limits_of_results
+from proxyexec.metrics import read_trace
 from tests import functions
 from tests.conftest import settle
 from tests.test_costs import model
@@ -75,6 +76,27 @@ def test_workers_that_die():
             calibrate(executor)
 
 
+def test_what_the_program_stores_is_counted_and_nothing_else(tmp_path):
+    with StoreExecutor(pool(), None, ProxySize(1000)) as executor:
+        with executor.trace(tmp_path / "run.jsonl"):
+            before = executor.submit(functions.identity, bytes(5000)).result()
+            assert len(before) == 5000
+            counted = executor.stats()
+            calibrate(executor)
+            settle(executor)
+            again = executor.stats()
+            for name in ("objects_resolved", "objects_never_resolved", "bytes_resolved"):
+                assert getattr(again, name) == getattr(counted, name)
+            assert again.bytes_peak == counted.bytes_peak
+            del before
+            executor.store.usage()
+        trace = read_trace(tmp_path / "run.jsonl")
+        assert {one.bytes < 6000 for one in (*trace.resolved, *trace.evicted)} == {True}
+        assert len(trace.resolved) == 1
+        assert executor.store.live.bytes == 0
+        assert not executor.store.live._left_out
+
+
 def test_a_store_that_is_full(tmp_path):
     from proxyexec import Store
     from proxyexec_connectors.file import FileConnector
@@ -120,6 +142,20 @@ def test_a_file_of_another_setting():
     _calibrations.save(CostModel(model().curves, setting))
     os.replace(_calibrations.place_of(setting), _calibrations.place_of(other))
     assert _calibrations.load(other) is None
+
+
+@pytest.mark.parametrize("points", [None, [[1e999, 1.0]], [[0, 1e999]], [[0]], 5])
+def test_files_that_tell_nothing(points):
+    setting = {"machine": "one"}
+    _calibrations.save(CostModel(model().curves, setting))
+    place = _calibrations.place_of(setting)
+    document = json.loads(place.read_text(encoding="utf-8"))
+    if points is None:
+        document["curves"] = document["curves"][:1]
+    else:
+        document["curves"][0]["points"] = points
+    place.write_text(json.dumps(document), encoding="utf-8")
+    assert _calibrations.load(setting) is None
 
 
 def test_a_place_that_cannot_be_written(cache):

@@ -16,10 +16,22 @@ from pathlib import Path
 
 import pytest
 
-from proxyexec import ProxyAdaptive, ProxyNever, ProxySize, StoreExecutor, _calibrations, cli
+from proxyexec import (
+    ProxyAdaptive,
+    ProxyNever,
+    ProxySize,
+    StoreExecutor,
+    _calibrations,
+    _tune_fitting,
+    cli,
+)
 from proxyexec._costs import CostModel, Curve
+from proxyexec._tune_candidates import RecordedRule
+from proxyexec._tune_fitting import fitted_to
 from proxyexec._tune_override import REPORT
-from proxyexec._tune_result import TuneMeasured
+from proxyexec._tune_replay import replay
+from proxyexec._tune_result import TuneMeasured, TunePolicy
+from proxyexec._tune_run import run_of
 from proxyexec._tune_table import text_of
 from proxyexec.metrics import read_trace
 from proxyexec.tune import Place, TuneResult, tune
@@ -104,6 +116,36 @@ def test_expectations_are_corrected_by_what_replaying_the_run_shows():
     # But not more than four times as long; the rest is not believed altogether.
     assert slow.moving == pytest.approx(4.0, rel=0.05)
     assert 1.0 < slow.factor < slow.run.seconds / slow.present.simulated_seconds
+
+
+def test_a_run_is_replayed_as_often_as_that_tells_something(monkeypatch):
+    scales = []
+
+    def counted(run, rule, prices, **facts):
+        scales.append(round(prices._inline, 3))
+        return replay(run, rule, prices, **facts)
+
+    def fitted(run):
+        scales.clear()
+        return fitted_to(run, RecordedRule(TunePolicy("", "")), costs, directly=False)
+
+    monkeypatch.setattr(_tune_fitting, "replay", counted)
+    costs, run = model(inline=0.01), run_of(inline_run())
+    # There are cores for all: functions took as long as alone, and it is replayed once for each.
+    slow = fitted(run)
+    assert slow.moving > 3
+    assert len(scales) == len(set(scales)) == 7
+    # It takes as long as it did: that is that.
+    exact = fitted(replace(run, seconds=run.seconds / slow.ratio))
+    assert (exact.moving, exact.ratio, scales) == (1.0, pytest.approx(1.0), [1.0])
+    # What takes nothing took no longer than that.
+    free = tune(inline_run(crosses=False), {STORE: model(inline=0.0, base=0.0)})
+    assert (free.moving, free.factor) == (1.0, pytest.approx(free.ratio**0.25))
+    assert free.ratio > 1.1
+    # One that is long is known less exactly.
+    monkeypatch.setattr(_tune_fitting, "_LONG", 6)
+    assert fitted(run).moving == pytest.approx(slow.moving, 0.1)
+    assert len(scales) == 5
 
 
 def test_the_present_policy_is_there_once():

@@ -407,3 +407,19 @@ def test_what_one_of_a_few_tasks_takes_longer_is_waiting():
     assert prices.latency == pytest.approx(4 * (before.task - 0.001))
     assert before.latency == 0.0
     assert prices.send("buffers", MB) == before.send("buffers", MB)
+
+
+def test_any_number_of_tasks_may_follow_at_once():
+    number = 2000
+    makers = [step(returns=[result(MB, is_read=False)]) for _ in range(number)]
+    users = [
+        step(argument(MB, maker=maker), after=(maker,), detached=True) for maker in range(number)
+    ]
+    # The program gets to them when all that they are given is there.
+    late = run(*makers, step(think_s=1e6), *users, workers=2)
+    assert replay(late, never(), World()).seconds == 1e6 + number
+    # They are ready while the client stores something else.
+    waiting = [replace(one, given=(), after=(0,)) for one in users]
+    busy = run(makers[0], *waiting, step(argument(400 * MB)))
+    outcome = replay(busy, PlainRule(TunePolicy("", ""), 2 * MB), World())
+    assert outcome.seconds == pytest.approx(100 + 100)

@@ -93,6 +93,12 @@ def test_what_the_program_took_between_tasks_is_kept():
     assert not any(one.after or one.barrier for one in found.steps)
 
 
+def test_of_a_trace_that_was_full_the_time_until_then_counts():
+    full = Trace(header(), [task("a", 0.0, 1.0)], full=2.0, end=TraceEnd(3600.0, 99, None))
+    found = run_of(full)
+    assert (found.seconds, found.tail_s) == (2.0, 1.0)
+
+
 def test_what_storing_took_is_not_what_the_program_took():
     stored = moved(path="store", put_s=0.5, serialize_s=0.25, key="k")
     found = run(task("a", 1.0, 20.0), task("b", 3.0, 21.0, stored))
@@ -362,3 +368,25 @@ def test_of_what_workers_pass_on_it_is_known_how_it_was_pickled_where_it_was_mad
     found = run(task("a", 0.0, 1.0, made), task("b", 1.0, 2.0, passed, unpack_s=0.5))
     item = found.steps[1].given[0]
     assert (item.maker, item.dump_s, item.load_s) == (0, 0.2, None)
+
+
+def test_a_task_that_no_worker_was_given_is_left_out():
+    # Its argument could not be had while another one was under way.
+    found = run(
+        task("a", 0.0, 9.0, function="slow"),
+        task("b", 0.1, 1.0, state="failed", run_s=None),
+        task("c", 1.0, 1.0, state="failed", run_s=None, started=None, worker=""),
+        task("d", 2.0, 3.0),
+    )
+    assert [one.function for one in found.steps] == ["slow", "work", "work"]
+    assert all(number > one for number, step in enumerate(found.steps) for one in step.after)
+
+
+def test_nothing_waits_for_what_came_with_it_or_later():
+    # By a clock that is too coarse to tell.
+    together = [task(f"{n}", 1.0, 1.0, moved(key=f"{n + 1}")) for n in range(3)]
+    found = run(task("long", 0.0, 9.0), *together)
+    assert [one.after for one in found.steps] == [()] * 4
+    assert {item.maker for step in found.steps for item in step.given} == {None}
+    made = task("m", 5.0, 5.0, moved("result"), function="make")
+    assert run(task("u", 5.0, 6.0, moved()), made).steps[0].given[0].maker is None

@@ -97,3 +97,25 @@ def test_a_trace_knows_what_workers_pass_on_by_themselves(client, tmp_path):
         assert executor.stats().objects_stored == 0
         del first, second
         gc.collect()
+
+
+@pytest.mark.parametrize("size", [1_000, BIG], ids=["inline", "stored"])
+def test_a_result_that_is_handed_on_twice_to_a_task_is_one(client, tmp_path, size):
+    place, gate = f"file://{tmp_path}/objects", tmp_path / "gate"
+    with StoreExecutor(client, place, ProxySize("100 kB")) as executor:
+        with executor.trace(tmp_path / "run.jsonl"):
+            made = executor.submit(functions.wait_then_make_bytes, str(gate), size)
+            joined = executor.submit(functions.add, made, made)
+            assert not made.done()
+            gate.touch()
+            assert len(joined.result()) == 2 * size
+            settle(executor)
+        explained = executor.explain(joined)
+        handed = [one for one in explained.moved if one.what == "argument"]
+        assert [(one.key, one.bytes > size) for one in handed] == [(made._call.key, True)]
+        assert "\nan argument  " in repr(explained)
+        assert executor.stats().objects_referenced == (size == BIG)
+        tasks = {one.task: one for one in read_trace(tmp_path / "run.jsonl").tasks}
+        task = tasks[joined._call.key]
+        assert [one.what for one in task.moved].count("argument") == 1
+        del made, joined
