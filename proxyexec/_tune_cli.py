@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from proxyexec._cli_parts import command, print_json, say, store_url
+from proxyexec._cli_parts import command, print_json, say, shown, store_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ policies and as it is, in turns; it need not be changed for that.
 
 _TRIED = 3
 
+# Of terminals that do not tell how wide they are.
+_COLUMNS = 80
+
 
 def add_to(subparsers: Any) -> None:
     """Add the command to those of a parser; see :func:`proxyexec._group_cli.add_to`."""
@@ -46,6 +50,7 @@ def add_to(subparsers: Any) -> None:
         _tune,
         _MORE,
     )
+    tune.usage = "%(prog)s [OPTION ...] TRACE [--verify PROGRAM [ARGUMENT ...]]"
     tune.add_argument("trace", metavar="TRACE", help="the path of the trace")
     tune.add_argument(
         "--store",
@@ -95,9 +100,12 @@ def add_to(subparsers: Any) -> None:
 
 
 def _number(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return number
 
 
@@ -105,6 +113,10 @@ def _tune(options: argparse.Namespace) -> int:
     if options.verify is not None and not options.verify:
         print("proxyexec: --verify needs a program to run", file=sys.stderr)  # noqa: T201
         return 2
+    if options.write is not None:
+        from proxyexec._tune_writing import check_name  # noqa: PLC0415 - "--help" needs none of it
+
+        check_name(options.write)  # before much is measured
     try:
         with _status_line() as show:
             result, urls = _result(options, show)
@@ -113,9 +125,11 @@ def _tune(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("proxyexec: interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    _write(options, result, urls)
-    _report(options, result)
-    _print(options, result)
+    with contextlib.ExitStack() as last:
+        # What took long to find out is told, whatever files cannot be written.
+        last.callback(_print, options, result)
+        last.callback(_report, options, result)
+        _write(options, result, urls)
     return 0
 
 
@@ -209,7 +223,7 @@ def _write(options: argparse.Namespace, result: TuneResult, urls: dict[str, str]
         return
     # Passwords stay out of files.
     store = None if best.store == result.present.store else best.store
-    write(options.write, merged(data, best, store))
+    write(options.write, merged(data, best, store), like=options.config)
     if urls.get(best.store, best.store) != best.store and store is not None:
         note = f"{options.write} has no password of {best.store}: add a reference to one"
         print(f"proxyexec: {note}", file=sys.stderr)  # noqa: T201
@@ -249,6 +263,16 @@ def _status_line() -> Iterator[Callable[[str], object]]:
         yield lambda _: None
         return
     try:
-        yield lambda text: print(f"\r\x1b[K{text[:78]}", end="", file=stream, flush=True)
+        yield lambda text: print(
+            f"\r\x1b[K{shown(text)[: _columns(stream) - 1]}", end="", file=stream, flush=True
+        )
     finally:
         print("\r\x1b[K", end="", file=stream, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    """Return how wide a terminal is."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS

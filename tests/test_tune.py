@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import importlib.util
 import json
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,8 @@ from proxyexec import ProxyAdaptive, ProxyNever, ProxySize, StoreExecutor, _cali
 from proxyexec._costs import CostModel, Curve
 from proxyexec._tune_override import REPORT
 from proxyexec._tune_result import TuneMeasured
-from proxyexec._tune_table import text_of
+from proxyexec._tune_cli import _status_line
+from proxyexec._tune_table import seconds_text, text_of
 from proxyexec.metrics import read_trace
 from proxyexec.tune import Place, TuneResult, tune
 from tests import functions
@@ -261,6 +265,33 @@ def test_everything_can_be_said_in_text():
     assert "4 times as fast as now" in text
     result = result.verified((measured(best, 8.0), measured(result.present, 8.0)))
     assert "leave it as it is" in "\n".join(text_of(result, top=3))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0123, "12.3 ms"),
+        (0.9993, "999 ms"),
+        (0.9998, "1 s"),
+        (61.26, "61.3 s"),
+        (999.7, "1,000 s"),
+        (12_345.6, "12,346 s"),
+    ],
+)
+def test_times_are_written_without_exponents(seconds, said):
+    assert seconds_text(seconds) == said
+
+
+def test_how_many_times_as_fast_is_written_without_exponents():
+    result = tune(inline_run(), {STORE: model(store=0.01)})
+    best = next(one for one in result.candidates if not one.is_present)
+    result = result.verified(
+        tuple(
+            TuneMeasured(one.policy, one.store, one.is_present, one.seconds, (seconds,))
+            for one, seconds in ((best, 1.0), (result.present, 1234.0))
+        )
+    )
+    assert ", 1,234 times as fast as now:" in "\n".join(text_of(result, top=3))
 
 
 def test_more_policies_can_be_considered():
@@ -538,6 +569,52 @@ def test_the_command_explains_itself(proxyexec):
     assert status == 0
     assert "example:\n  proxyexec tune run.jsonl" in said
     assert "--verify" in said
+
+
+def test_what_was_found_is_told_though_a_file_cannot_be_written(place, proxyexec):
+    status, said, complained = proxyexec("run.jsonl", "--report", "nowhere/report.html")
+    assert status == 1
+    assert "nowhere/report.html" in complained
+    assert "4 tasks on 2 workers" in said
+    assert "present: ProxySize(1000000000)" in said
+
+
+def test_a_file_that_is_no_configuration_is_refused_at_once(place, proxyexec, monkeypatch):
+    monkeypatch.setattr("proxyexec._tune_costs.places_for", None)
+    status, said, complained = proxyexec("run.jsonl", "--write", "stack.ini")
+    assert (status, said) == (1, "")
+    assert "ends in .json, .toml, .yaml or .yml" in complained
+
+
+def test_numbers_that_are_none_are_told_of(proxyexec):
+    for given in ("0", "-3", "many"):
+        status, _, complained = proxyexec("run.jsonl", f"--top={given}")
+        assert status == 2
+        assert f"argument --top: {given!r} is no whole number above 0" in complained
+
+
+def test_help_has_the_program_at_the_end(proxyexec):
+    _, said, _ = proxyexec("--help")
+    usage = " ".join(said.partition("\n\n")[0].split())
+    assert usage == "usage: proxyexec tune [OPTION ...] TRACE [--verify PROGRAM [ARGUMENT ...]]"
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_what_goes_on_is_told_in_one_line(monkeypatch, columns):
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(follower, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with _status_line() as show:
+            show("present: Mine\x1b[2J\a " + "x" * 300)
+        monkeypatch.undo()
+        stream.flush()
+        written = os.read(leader, 10_000).decode()
+    os.close(leader)
+    start, told, end = written.split("\r\x1b[K")
+    assert (start, end) == ("", "")
+    assert len(told) == columns - 1
+    assert told.startswith("present: Mine\\x1b[2J\\x07 x"[: columns - 1])
 
 
 # --- trying programs out
