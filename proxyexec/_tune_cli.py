@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from proxyexec._cli_parts import command, print_json, say, shown, store_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from proxyexec._tune_result import TuneResult
 
@@ -97,6 +98,24 @@ def add_to(subparsers: Any) -> None:
         metavar="PROGRAM",
         help=f"run this under the best {_TRIED} and as it is, and compare with what was expected",
     )
+    parse: Any = functools.partial(_parsed, tune.parse_known_args)
+    tune.parse_known_args = parse  # type: ignore[method-assign]
+
+
+def _parsed(
+    parse: Callable[..., tuple[argparse.Namespace, list[str]]],
+    arguments: Sequence[str],
+    namespace: Any = None,
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse arguments, of which ``argparse`` would leave out all from a ``--`` on."""
+    given = list(arguments)
+    place = given.index("--verify") + 1 if "--verify" in given else len(given)
+    options, unknown = parse(given[:place], namespace)
+    if given[place:]:
+        options.verify = given[place:]
+        if options.verify[0] == "--":  # as many commands want it before another one
+            del options.verify[0]
+    return options, unknown
 
 
 def _number(text: str) -> int:

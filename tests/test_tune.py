@@ -662,6 +662,23 @@ def test_what_was_tried_out_is_shown(place, proxyexec):
     assert any(line.startswith("present: ") for line in lines[start:])
 
 
+ARGUMENTS = """
+    import sys
+
+    raise SystemExit(f"given: {sys.argv[1:]}")
+"""
+
+
+@pytest.mark.parametrize("before", [[], ["--"]])
+def test_a_program_gets_all_arguments_that_follow_it(place, proxyexec, before):
+    Path("telling.py").write_text(textwrap.dedent(ARGUMENTS), encoding="utf-8")
+    own = ["--", "--top", "-h", "--verify", "x y", "--"]
+    status, _, complained = proxyexec("run.jsonl", "--verify", *before, "telling.py", *own)
+    assert status == 1
+    assert f"given: {own}" in complained
+    assert proxyexec("run.jsonl", "--verify", *before)[0] == 2
+
+
 def test_a_program_that_fails_is_told_of(place, proxyexec):
     Path("broken.py").write_text("print('so far')\nraise SystemExit('no luck')\n")
     status, _, complained = proxyexec("run.jsonl", "--verify", "broken.py")
