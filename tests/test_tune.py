@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -802,3 +804,53 @@ def is_running(process):
     except FileNotFoundError:
         return False
     return state[0] != "Z"
+
+
+@pytest.mark.parametrize("kind", ["pool", "dask"])
+def test_who_interrupts_a_measurement_need_not_wait(place, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    if kind == "dask":
+        pytest.importorskip("distributed")
+        trace = Path("run.jsonl")
+        text = trace.read_text(encoding="utf-8")
+        trace.write_text(
+            text.replace("concurrent.futures.process.ProcessPoolExecutor", "distributed.client.Client"),
+            encoding="utf-8",
+        )
+    # As on a terminal: all processes get the signal.
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxyexec", "tune", "run.jsonl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as tuner:
+        workers = []
+        while tuner.poll() is None and len(workers) < 2:
+            workers = [one for one in children_of(tuner.pid) if overhears_interrupts(one)]
+            time.sleep(0.005)
+        os.killpg(tuner.pid, signal.SIGINT)
+        said, complained = tuner.communicate(timeout=30)
+    assert (tuner.returncode, said, complained) == (130, "", "proxyexec: interrupted\n")
+    for worker in workers:
+        assert not is_running(worker)
+
+
+def children_of(process):
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, task.read_text(encoding="ascii").split())
+    return found
+
+
+def overhears_interrupts(process):
+    """Tell whether a worker, not the tracker of multiprocessing, ignores SIGINT, or blocks it."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Sig"))
+    mask = int(masks["SigIgn"], 16) | int(masks["SigBlk"], 16)
+    return bool(mask >> (signal.SIGINT - 1) & 1) and b"resource_tracker" not in command
