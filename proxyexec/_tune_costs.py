@@ -92,7 +92,8 @@ def places_for(
         else:
             found.setdefault(place.store, place)
     if not found:
-        raise TuneError("no store could be tried", "; ".join(failures))
+        hint = "give it, with a password if it needs one, or another one with --store"
+        raise TuneError("no store could be tried", f"{'; '.join(failures)}: {hint}")
     own_first = sorted(found.values(), key=lambda one: one.store != header.store)
     return own_first, list(dict.fromkeys(notes))
 

@@ -325,7 +325,14 @@ def test_axes_have_round_ticks(high):
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0"), (2e-5, "20 µs"), (2.5, "2.5 s"), (5000, "5000 s"), (1e4, "10,000 s"), (2e5, "200,000 s")],
+    [
+        (0, "0"),
+        (2e-5, "20 µs"),
+        (2.5, "2.5 s"),
+        (5000, "5000 s"),
+        (1e4, "10,000 s"),
+        (2e5, "200,000 s"),
+    ],
 )
 def test_ticks_are_written_without_exponents(seconds, said):
     assert tick_seconds(seconds) == said

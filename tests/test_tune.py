@@ -496,6 +496,19 @@ def test_the_command_considers_other_stores(place, proxyexec):
     assert place in said
 
 
+def test_a_store_that_needs_a_password_is_to_be_given(place, proxyexec):
+    pytest.importorskip("redis")
+    from tests.redis_server import redis_server
+
+    with redis_server(requirepass="hunter2") as server:
+        Path("run.jsonl").unlink()
+        subprocess.run([sys.executable, "program.py", server.url], check=True)
+        status, _, complained = proxyexec("run.jsonl")
+        assert status == 1
+        assert "give it, with a password if it needs one, or another one with --store" in complained
+        assert proxyexec("run.jsonl", "--store", server.url)[0] == 0
+
+
 def test_the_command_writes_a_configuration(place, proxyexec, tmp_path, monkeypatch):
     pytest.importorskip("pydantic_settings")
     from proxyexec import config
@@ -683,13 +696,19 @@ def test_a_program_gets_all_arguments_that_follow_it(place, proxyexec, before):
 
 def test_a_program_that_fails_is_told_of(place, proxyexec):
     Path("broken.py").write_text("print('so far')\nraise SystemExit('no luck')\n")
-    status, _, complained = proxyexec("run.jsonl", "--verify", "broken.py")
+    status, _, complained = proxyexec(
+        "run.jsonl", "--verify", "broken.py", "redis://:hunter2@there:6379/0"
+    )
     assert status == 1
+    assert "hunter2" not in complained
     assert "no luck" in complained
     assert "it ended with 1" in complained
     Path("idle.py").write_text("pass\n")
-    status, _, complained = proxyexec("run.jsonl", "--verify", "idle.py")
+    status, _, complained = proxyexec(
+        "run.jsonl", "--verify", "idle.py", "redis://:hunter2@there:6379/0"
+    )
     assert status == 1
+    assert "hunter2" not in complained
     assert "it made no executor" in complained
     status, _, complained = proxyexec("run.jsonl", "--verify", "./nothing-there")
     assert status == 1
@@ -814,7 +833,9 @@ def test_who_interrupts_a_measurement_need_not_wait(place, tmp_path, monkeypatch
         trace = Path("run.jsonl")
         text = trace.read_text(encoding="utf-8")
         trace.write_text(
-            text.replace("concurrent.futures.process.ProcessPoolExecutor", "distributed.client.Client"),
+            text.replace(
+                "concurrent.futures.process.ProcessPoolExecutor", "distributed.client.Client"
+            ),
             encoding="utf-8",
         )
     # As on a terminal: all processes get the signal.
