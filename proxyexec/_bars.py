@@ -5,6 +5,7 @@ They write to standard error. Neither library is imported before somebody wants 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -65,6 +66,24 @@ class TqdmBar:
         self._start = self._next = time.monotonic()
 
     def show(self, counts: ProgressCounts) -> None:
+        try:
+            self._show(counts)
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """Write no more, after that has failed: to a pipe that nobody reads, say."""
+        from tqdm.auto import tqdm  # noqa: PLC0415 - see above
+
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.disable = True
+        # Which is still held where writing fails, and all other bars would wait for.
+        with contextlib.suppress(RuntimeError, AssertionError, ValueError):
+            tqdm.get_lock().release()
+
+    def _show(self, counts: ProgressCounts) -> None:
         bar = self._bar
         if bar is None:
             from tqdm.auto import tqdm  # noqa: PLC0415 - see above

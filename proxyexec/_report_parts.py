@@ -206,10 +206,10 @@ def grid_down(axis: Axis, height: float, words: Callable[[float], str]) -> Itera
 
 
 def tick_seconds(seconds: float) -> str:
-    """Write a round time: ``0``, ``10 µs``, ``1 ms``, ``2.5 s``, ``3 min``."""
+    """Write a round time: ``0``, ``10 µs``, ``1 ms``, ``2.5 s``, ``20,000 s``."""
     if seconds <= 0:
         return "0"
     for factor, unit in ((1e9, "ns"), (1e6, "µs"), (1e3, "ms")):
         if seconds * factor < 999.5:
             return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.4g} s"
+    return f"{seconds:.4g} s" if seconds < 9999.5 else f"{seconds:,.0f} s"

@@ -354,6 +354,8 @@ def _exact(size: int) -> str:
 
 def _address(name: str) -> str:
     """Return a type as configurations have it: ``module:qualname``."""
+    if name.startswith("__main__."):  # a module that has no others in it
+        return name.replace(".", ":", 1)
     module, _, kind = name.rpartition(".")
     return f"{module or 'builtins'}:{kind}"
 
@@ -387,5 +389,6 @@ def _types(items: Iterable[Item]) -> list[str]:
     return [
         name
         for name, size in bytes_of.most_common(_TYPES_AT_MOST)
-        if size >= max(least, 1) and name not in _NEVER
+        # A class that a function has made has no name that others could find it by.
+        if size >= max(least, 1) and name not in _NEVER and "<" not in name
     ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from proxyexec._cli_parts import command, print_json, say, store_url
+from proxyexec._cli_parts import command, print_json, say, shown, store_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from proxyexec._tune_result import TuneResult
 
@@ -35,6 +37,9 @@ policies and as it is, in turns; it need not be changed for that.
 
 _TRIED = 3
 
+# Of terminals that do not tell how wide they are.
+_COLUMNS = 80
+
 
 def add_to(subparsers: Any) -> None:
     """Add the command to those of a parser; see :func:`proxyexec._group_cli.add_to`."""
@@ -46,6 +51,7 @@ def add_to(subparsers: Any) -> None:
         _tune,
         _MORE,
     )
+    tune.usage = "%(prog)s [OPTION ...] TRACE [--verify PROGRAM [ARGUMENT ...]]"
     tune.add_argument("trace", metavar="TRACE", help="the path of the trace")
     tune.add_argument(
         "--store",
@@ -92,12 +98,33 @@ def add_to(subparsers: Any) -> None:
         metavar="PROGRAM",
         help=f"run this under the best {_TRIED} and as it is, and compare with what was expected",
     )
+    parse: Any = functools.partial(_parsed, tune.parse_known_args)
+    tune.parse_known_args = parse  # type: ignore[method-assign]
+
+
+def _parsed(
+    parse: Callable[..., tuple[argparse.Namespace, list[str]]],
+    arguments: Sequence[str],
+    namespace: Any = None,
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse arguments, of which ``argparse`` would leave out all from a ``--`` on."""
+    given = list(arguments)
+    place = given.index("--verify") + 1 if "--verify" in given else len(given)
+    options, unknown = parse(given[:place], namespace)
+    if given[place:]:
+        options.verify = given[place:]
+        if options.verify[0] == "--":  # as many commands want it before another one
+            del options.verify[0]
+    return options, unknown
 
 
 def _number(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return number
 
 
@@ -105,6 +132,10 @@ def _tune(options: argparse.Namespace) -> int:
     if options.verify is not None and not options.verify:
         print("proxyexec: --verify needs a program to run", file=sys.stderr)  # noqa: T201
         return 2
+    if options.write is not None:
+        from proxyexec._tune_writing import check_name  # noqa: PLC0415 - "--help" needs none of it
+
+        check_name(options.write)  # before much is measured
     try:
         with _status_line() as show:
             result, urls = _result(options, show)
@@ -113,9 +144,11 @@ def _tune(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("proxyexec: interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    _write(options, result, urls)
-    _report(options, result)
-    _print(options, result)
+    with contextlib.ExitStack() as last:
+        # What took long to find out is told, whatever files cannot be written.
+        last.callback(_print, options, result)
+        last.callback(_report, options, result)
+        _write(options, result, urls)
     return 0
 
 
@@ -209,7 +242,7 @@ def _write(options: argparse.Namespace, result: TuneResult, urls: dict[str, str]
         return
     # Passwords stay out of files.
     store = None if best.store == result.present.store else best.store
-    write(options.write, merged(data, best, store))
+    write(options.write, merged(data, best, store), like=options.config)
     if urls.get(best.store, best.store) != best.store and store is not None:
         note = f"{options.write} has no password of {best.store}: add a reference to one"
         print(f"proxyexec: {note}", file=sys.stderr)  # noqa: T201
@@ -249,6 +282,16 @@ def _status_line() -> Iterator[Callable[[str], object]]:
         yield lambda _: None
         return
     try:
-        yield lambda text: print(f"\r\x1b[K{text[:78]}", end="", file=stream, flush=True)
+        yield lambda text: print(
+            f"\r\x1b[K{shown(text)[: _columns(stream) - 1]}", end="", file=stream, flush=True
+        )
     finally:
         print("\r\x1b[K", end="", file=stream, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    """Return how wide a terminal is."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS

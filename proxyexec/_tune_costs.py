@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from proxyexec import _calibrate
@@ -90,7 +92,8 @@ def places_for(
         else:
             found.setdefault(place.store, place)
     if not found:
-        raise TuneError("no store could be tried", "; ".join(failures))
+        hint = "give it, with a password if it needs one, or another one with --store"
+        raise TuneError("no store could be tried", f"{'; '.join(failures)}: {hint}")
     own_first = sorted(found.values(), key=lambda one: one.store != header.store)
     return own_first, list(dict.fromkeys(notes))
 
@@ -139,7 +142,8 @@ def _largest_of(costs: CostModel) -> int:
 def _base(header: TraceHeader, workers: int, spec: Any, notes: list[str]) -> Iterator[Any]:
     """Make a base executor like that of a trace."""
     if spec is not None:
-        raw = spec.build()
+        with _uninterrupted():
+            raw = spec.build()
         try:
             yield spec.base_of(raw)
         finally:
@@ -156,7 +160,24 @@ def _base(header: TraceHeader, workers: int, spec: Any, notes: list[str]) -> Ite
             f"costs are those of a pool of {workers} processes, which stands for {name}: "
             "describe yours with --config to have it measured"
         )
-    yield ProcessPoolExecutor(workers)  # shut down with the executor around it
+    # Shut down with the executor around it, for which its workers have to live.
+    yield ProcessPoolExecutor(
+        workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    )
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Have processes that are started meanwhile overhear who interrupts: this one ends them.
+
+    Without workers, a cluster would be waited for in vain. What comes in meanwhile is not lost.
+    """
+    resource_tracker.ensure_running()  # which would have the signal come through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -166,18 +187,19 @@ def _dask(workers: int) -> Iterator[Any]:
     except ModuleNotFoundError as missing:
         raise MissingExtraError("a trace of a Dask cluster", "dask") from missing
     made: Any = distributed  # none of its constructors is typed
-    with (
-        made.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            # On any port: the usual one may be that of the user's own cluster.
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=50,
-        ) as cluster,
-        made.Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with contextlib.ExitStack() as undo:
+        with _uninterrupted():
+            cluster = undo.enter_context(
+                made.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    # On any port: the usual one may be that of the user's own cluster.
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                    silence_logs=50,
+                )
+            )
+        yield undo.enter_context(made.Client(cluster, set_as_default=False))
 
 
 def _of_one_process(store: Store) -> CostModel:

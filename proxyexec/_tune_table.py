@@ -21,6 +21,9 @@ _NO_FASTER = 0.98
 
 _MILLISECOND = 1e-3
 
+# From here on, three digits would be written with an exponent.
+_LONG = 999.5
+
 
 def text_of(result: TuneResult, *, top: int) -> Iterator[str]:
     """Say what was found, in lines.
@@ -68,8 +71,10 @@ def text_of(result: TuneResult, *, top: int) -> Iterator[str]:
 
 
 def seconds_text(seconds: float) -> str:
-    """Return seconds with three digits."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds / _MILLISECOND:.3g} ms"
+    """Return seconds with three digits, or whole ones."""
+    if seconds < _LONG * _MILLISECOND:
+        return f"{seconds / _MILLISECOND:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < _LONG else f"{seconds:,.0f} s"
 
 
 def _ranking(result: TuneResult, top: int) -> Iterator[str]:
@@ -140,4 +145,5 @@ def _than(result: TuneResult) -> str:
     now, best = (taken[one.policy.python, one.store] for one in (result.present, result.fastest))
     if not now or best > _NO_FASTER * now:
         return ""
-    return f", {now / best:.2g} times as fast as now"
+    times = now / best
+    return f", {f'{times:.2g}' if times < 99.5 else f'{times:,.0f}'} times as fast as now"

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proxyexec_connectors.registry import without_password
+
 from proxyexec._tune_override import POLICY, PROCESS, REPORT, STORE
 from proxyexec._tune_result import TuneMeasured
 from proxyexec.errors import TuneError
@@ -127,7 +129,7 @@ def _run(command: list[str], environment: dict[str, str], name: str, trace: str)
                 output.seek(0)
                 said = output.read().decode(errors="replace").splitlines()[-_LINES:]
                 reason = "\n".join([f"it ended with {status}, and said:", *said])
-                raise TuneError(f"{' '.join(command)} with {name}", reason)
+                raise TuneError(f"{_shown(command)} with {name}", reason)
         try:
             lines = report.read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -142,7 +144,12 @@ def _taken(told: list[dict[str, Any]], trace: str, command: list[str]) -> float:
     for some in (same, traces, executors):
         if some:
             return float(max(one["seconds"] for one in some))
-    raise TuneError(" ".join(command), "it made no executor")
+    raise TuneError(_shown(command), "it made no executor")
+
+
+def _shown(command: list[str]) -> str:
+    """Return a command, with the URLs in it without their passwords."""
+    return " ".join(without_password(one) if "://" in one else one for one in command)
 
 
 def _status(command: list[str], environment: dict[str, str], output: Any) -> int:
@@ -170,6 +177,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        # Who interrupts once more does not want to wait for the next step.
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
             process.wait(_PATIENCE if number != signal.SIGKILL else None)
             return

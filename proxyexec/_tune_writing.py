@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from proxyexec.errors import TuneError
 if TYPE_CHECKING:
     from proxyexec._tune_result import TuneCandidate
 
-__all__ = ["as_python", "merged", "write"]
+__all__ = ["as_python", "check_name", "merged", "write"]
 
 # What JSON leaves as it is, but TOML and YAML do not take.
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\ufffe\uffff]")
@@ -24,7 +26,9 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 def as_python(candidate: TuneCandidate, *, with_store: bool) -> str:
     """Return what makes an executor so, as a line of Python."""
     store = f"store={candidate.store!r}, " if with_store else ""
-    return f"StoreExecutor(executor, {store}should_proxy={candidate.policy.python})"
+    # The classes of a program have no other name in it.
+    policy = candidate.policy.python.replace("__main__.", "")
+    return f"StoreExecutor(executor, {store}should_proxy={policy})"
 
 
 def merged(data: Mapping[str, Any], candidate: TuneCandidate, store: str | None) -> dict[str, Any]:
@@ -53,26 +57,67 @@ def merged(data: Mapping[str, Any], candidate: TuneCandidate, store: str | None)
     return changed
 
 
-def write(path: str, data: Mapping[str, Any]) -> None:
-    """Write a configuration as JSON, TOML or YAML, as the name of its file ends.
+def check_name(path: str) -> str:
+    """Return how the name of a configuration's file ends.
 
     Raises:
-        TuneError: it ends in none of these, or cannot be written.
+        TuneError: it ends in nothing that is known here.
     """
     ending = os.path.splitext(path)[1].lower()
-    if ending in (".json", ".yaml", ".yml"):  # all JSON is YAML
-        text = _escaped(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
-    elif ending == ".toml":
-        text = "\n".join(_toml(data, ())).strip() + "\n"
-    else:
+    if ending not in (".json", ".toml", ".yaml", ".yml"):
         raise TuneError(path, "the name of a configuration ends in .json, .toml, .yaml or .yml")
-    temporary = f"{path}.new"
+    return ending
+
+
+def write(path: str, data: Mapping[str, Any], *, like: str | None = None) -> None:
+    """Write a configuration as JSON, TOML or YAML, as the name of its file ends.
+
+    Args:
+        path: of the file. Who may read what is there, may read what is written.
+        data: the configuration.
+        like: the path of one that it was made from: the same may read a new file.
+
+    Raises:
+        TuneError: the name ends in none of these, or it cannot be written.
+    """
+    if check_name(path) == ".toml":
+        text = "\n".join(_toml(data, ())).strip() + "\n"
+    else:  # all JSON is YAML
+        text = _escaped(json.dumps(data, indent=2, ensure_ascii=False)) + "\n"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        _replace(os.path.realpath(path), text, _mode_of(path, like))  # a link stays one
     except OSError as error:
         raise TuneError(path, error.strerror or str(error)) from error
+
+
+def _mode_of(*paths: str | None) -> int | None:
+    """Return the permissions of the first of some files that is there."""
+    for path in paths:
+        if path is not None:
+            try:
+                return stat.S_IMODE(os.stat(path).st_mode)
+            except FileNotFoundError:
+                pass
+    return None
+
+
+def _replace(path: str, text: str, mode: int | None) -> None:
+    """Put a text into a file, all of it or nothing."""
+    temporary = f"{path}.{secrets.token_hex(4)}.new"
+    descriptor = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+        0o666 if mode is None else 0o600,
+    )
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _toml(data: Mapping[str, Any], where: tuple[str, ...]) -> list[str]:

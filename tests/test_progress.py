@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
 import threading
 import weakref
 from pathlib import Path
@@ -773,3 +774,39 @@ def test_on_a_terminal_each_bar_ends_its_line_before_the_program_goes_on(library
     assert b"50/50" in shown
     if library == "rich":
         assert shown.count(b"\x1b[?25h") == shown.count(b"\x1b[?25l")  # the cursor is there again
+
+
+UNREAD = """
+    import os
+
+    from proxyexec import ThreadPoolExecutor, progress
+
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+
+
+    def work(number):
+        if number == 1:
+            os.close(reader)
+        return number
+
+
+    with ThreadPoolExecutor(1) as pool:
+        print(list(pool.map(work, range(4), progress=True)))
+        print(len(list(progress([pool.submit(abs, -1), pool.submit(abs, -2)]))))
+"""
+
+
+def test_a_bar_that_nobody_reads_holds_up_nobody(tmp_path):
+    pytest.importorskip("tqdm")
+    program = tmp_path / "unread.py"
+    program.write_text(textwrap.dedent(UNREAD), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, "TQDM_MININTERVAL": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["[0, 1, 2, 3]", "2"]

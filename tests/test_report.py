@@ -21,6 +21,7 @@ from proxyexec._costs import CostModel, Curve
 from proxyexec._report import report_page, write_report
 from proxyexec._report_costs import cost_figures
 from proxyexec._report_live import Live, _thinned
+from proxyexec._report_parts import tick_seconds
 from proxyexec._report_svg import linear, log
 from proxyexec._report_timeline import _BARS, timeline_figure
 from proxyexec.metrics import read_trace
@@ -322,6 +323,21 @@ def test_axes_have_round_ticks(high):
         assert len(f"{tick:.4g}".replace("0", "").replace(".", "").split("e")[0]) <= 2
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0"),
+        (2e-5, "20 µs"),
+        (2.5, "2.5 s"),
+        (5000, "5000 s"),
+        (1e4, "10,000 s"),
+        (2e5, "200,000 s"),
+    ],
+)
+def test_ticks_are_written_without_exponents(seconds, said):
+    assert tick_seconds(seconds) == said
+
+
 def test_axes_of_ratios():
     axis = log(4000, 4_000_000)
     assert axis.ticks == (1e3, 1e4, 1e5, 1e6, 1e7)
@@ -360,7 +376,7 @@ def test_the_command_writes_it(browser, tmp_path, monkeypatch, capsys):
     said, complained = capsys.readouterr()
     assert "No such file or directory" in complained
     assert complained.count("\n") == 1
-    assert said == ""
+    assert said.startswith("6 tasks on ")
 
 
 def test_the_run_of_the_pictures(tmp_path):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import fcntl
 import importlib.util
 import json
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +32,13 @@ from proxyexec import (
 )
 from proxyexec._costs import CostModel, Curve
 from proxyexec._tune_candidates import RecordedRule
+from proxyexec._tune_cli import _status_line
 from proxyexec._tune_fitting import fitted_to
 from proxyexec._tune_override import REPORT
 from proxyexec._tune_replay import replay
 from proxyexec._tune_result import TuneMeasured, TunePolicy
 from proxyexec._tune_run import run_of
-from proxyexec._tune_table import text_of
+from proxyexec._tune_table import seconds_text, text_of
 from proxyexec.metrics import read_trace
 from proxyexec.tune import Place, TuneResult, tune
 from tests import functions
@@ -305,6 +311,33 @@ def test_everything_can_be_said_in_text():
     assert "leave it as it is" in "\n".join(text_of(result, top=3))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.0123, "12.3 ms"),
+        (0.9993, "999 ms"),
+        (0.9998, "1 s"),
+        (61.26, "61.3 s"),
+        (999.7, "1,000 s"),
+        (12_345.6, "12,346 s"),
+    ],
+)
+def test_times_are_written_without_exponents(seconds, said):
+    assert seconds_text(seconds) == said
+
+
+def test_how_many_times_as_fast_is_written_without_exponents():
+    result = tune(inline_run(), {STORE: model(store=0.01)})
+    best = next(one for one in result.candidates if not one.is_present)
+    result = result.verified(
+        tuple(
+            TuneMeasured(one.policy, one.store, one.is_present, one.seconds, (seconds,))
+            for one, seconds in ((best, 1.0), (result.present, 1234.0))
+        )
+    )
+    assert ", 1,234 times as fast as now:" in "\n".join(text_of(result, top=3))
+
+
 def test_more_policies_can_be_considered():
     more = {"mine": ProxySize("1 MB"), "none": ProxySize("1 GB")}
     result = tune(inline_run(), {STORE: model(store=0.01)}, policies=more)
@@ -505,6 +538,19 @@ def test_the_command_considers_other_stores(place, proxyexec):
     assert place in said
 
 
+def test_a_store_that_needs_a_password_is_to_be_given(place, proxyexec):
+    pytest.importorskip("redis")
+    from tests.redis_server import redis_server
+
+    with redis_server(requirepass="hunter2") as server:
+        Path("run.jsonl").unlink()
+        subprocess.run([sys.executable, "program.py", server.url], check=True)
+        status, _, complained = proxyexec("run.jsonl")
+        assert status == 1
+        assert "give it, with a password if it needs one, or another one with --store" in complained
+        assert proxyexec("run.jsonl", "--store", server.url)[0] == 0
+
+
 def test_the_command_writes_a_configuration(place, proxyexec, tmp_path, monkeypatch):
     pytest.importorskip("pydantic_settings")
     from proxyexec import config
@@ -582,6 +628,52 @@ def test_the_command_explains_itself(proxyexec):
     assert "--verify" in said
 
 
+def test_what_was_found_is_told_though_a_file_cannot_be_written(place, proxyexec):
+    status, said, complained = proxyexec("run.jsonl", "--report", "nowhere/report.html")
+    assert status == 1
+    assert "nowhere/report.html" in complained
+    assert "4 tasks on 2 workers" in said
+    assert "present: ProxySize(1000000000)" in said
+
+
+def test_a_file_that_is_no_configuration_is_refused_at_once(place, proxyexec, monkeypatch):
+    monkeypatch.setattr("proxyexec._tune_costs.places_for", None)
+    status, said, complained = proxyexec("run.jsonl", "--write", "stack.ini")
+    assert (status, said) == (1, "")
+    assert "ends in .json, .toml, .yaml or .yml" in complained
+
+
+def test_numbers_that_are_none_are_told_of(proxyexec):
+    for given in ("0", "-3", "many"):
+        status, _, complained = proxyexec("run.jsonl", f"--top={given}")
+        assert status == 2
+        assert f"argument --top: {given!r} is no whole number above 0" in complained
+
+
+def test_help_has_the_program_at_the_end(proxyexec):
+    _, said, _ = proxyexec("--help")
+    usage = " ".join(said.partition("\n\n")[0].split())
+    assert usage == "usage: proxyexec tune [OPTION ...] TRACE [--verify PROGRAM [ARGUMENT ...]]"
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_what_goes_on_is_told_in_one_line(monkeypatch, columns):
+    leader, follower = os.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(follower, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with _status_line() as show:
+            show("present: Mine\x1b[2J\a " + "x" * 300)
+        monkeypatch.undo()
+        stream.flush()
+        written = os.read(leader, 10_000).decode()
+    os.close(leader)
+    start, told, end = written.split("\r\x1b[K")
+    assert (start, end) == ("", "")
+    assert len(told) == columns - 1
+    assert told.startswith("present: Mine\\x1b[2J\\x07 x"[: columns - 1])
+
+
 # --- trying programs out
 
 
@@ -627,15 +719,38 @@ def test_what_was_tried_out_is_shown(place, proxyexec):
     assert any(line.startswith("present: ") for line in lines[start:])
 
 
+ARGUMENTS = """
+    import sys
+
+    raise SystemExit(f"given: {sys.argv[1:]}")
+"""
+
+
+@pytest.mark.parametrize("before", [[], ["--"]])
+def test_a_program_gets_all_arguments_that_follow_it(place, proxyexec, before):
+    Path("telling.py").write_text(textwrap.dedent(ARGUMENTS), encoding="utf-8")
+    own = ["--", "--top", "-h", "--verify", "x y", "--"]
+    status, _, complained = proxyexec("run.jsonl", "--verify", *before, "telling.py", *own)
+    assert status == 1
+    assert f"given: {own}" in complained
+    assert proxyexec("run.jsonl", "--verify", *before)[0] == 2
+
+
 def test_a_program_that_fails_is_told_of(place, proxyexec):
     Path("broken.py").write_text("print('so far')\nraise SystemExit('no luck')\n")
-    status, _, complained = proxyexec("run.jsonl", "--verify", "broken.py")
+    status, _, complained = proxyexec(
+        "run.jsonl", "--verify", "broken.py", "redis://:hunter2@there:6379/0"
+    )
     assert status == 1
+    assert "hunter2" not in complained
     assert "no luck" in complained
     assert "it ended with 1" in complained
     Path("idle.py").write_text("pass\n")
-    status, _, complained = proxyexec("run.jsonl", "--verify", "idle.py")
+    status, _, complained = proxyexec(
+        "run.jsonl", "--verify", "idle.py", "redis://:hunter2@there:6379/0"
+    )
     assert status == 1
+    assert "hunter2" not in complained
     assert "it made no executor" in complained
     status, _, complained = proxyexec("run.jsonl", "--verify", "./nothing-there")
     assert status == 1
@@ -750,3 +865,55 @@ def is_running(process):
     except FileNotFoundError:
         return False
     return state[0] != "Z"
+
+
+@pytest.mark.parametrize("kind", ["pool", "dask"])
+def test_who_interrupts_a_measurement_need_not_wait(place, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    if kind == "dask":
+        pytest.importorskip("distributed")
+        trace = Path("run.jsonl")
+        text = trace.read_text(encoding="utf-8")
+        trace.write_text(
+            text.replace(
+                "concurrent.futures.process.ProcessPoolExecutor", "distributed.client.Client"
+            ),
+            encoding="utf-8",
+        )
+    # As on a terminal: all processes get the signal.
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxyexec", "tune", "run.jsonl"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as tuner:
+        workers = []
+        while tuner.poll() is None and len(workers) < 2:
+            workers = [one for one in children_of(tuner.pid) if overhears_interrupts(one)]
+            time.sleep(0.005)
+        os.killpg(tuner.pid, signal.SIGINT)
+        said, complained = tuner.communicate(timeout=30)
+    assert (tuner.returncode, said, complained) == (130, "", "proxyexec: interrupted\n")
+    for worker in workers:
+        assert not is_running(worker)
+
+
+def children_of(process):
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, task.read_text(encoding="ascii").split())
+    return found
+
+
+def overhears_interrupts(process):
+    """Tell whether a worker, not the tracker of multiprocessing, ignores SIGINT, or blocks it."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Sig"))
+    mask = int(masks["SigIgn"], 16) | int(masks["SigBlk"], 16)
+    return bool(mask >> (signal.SIGINT - 1) & 1) and b"resource_tracker" not in command

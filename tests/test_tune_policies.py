@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import stat
+import sys
 
 import pytest
 
@@ -233,3 +235,51 @@ def test_other_files_are_not_written(tmp_path):
     with pytest.raises(TuneError, match="null"):
         write(str(tmp_path / "a.toml"), {"a": None})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_who_may_read_a_configuration_stays(tmp_path, mode):
+    path, other = tmp_path / "stack.toml", tmp_path / "tuned.yaml"
+    path.write_text("lazy = true\n", encoding="utf-8")
+    path.chmod(mode)
+    write(str(path), {"lazy": False}, like=str(path))
+    write(str(other), {"lazy": False}, like=str(path))
+    for one in (path, other):
+        assert stat.S_IMODE(one.stat().st_mode) == mode
+    assert path.read_text(encoding="utf-8") == "lazy = false\n"
+
+
+def test_only_the_file_itself_is_written(tmp_path):
+    (tmp_path / "real").mkdir()
+    path, link = tmp_path / "real" / "stack.toml", tmp_path / "stack.toml"
+    path.write_text("lazy = true\n", encoding="utf-8")
+    link.symlink_to(path)
+    beside = tmp_path / "stack.toml.new"
+    beside.write_text("mine", encoding="utf-8")
+    write(str(link), {"lazy": False})
+    assert link.is_symlink()
+    assert path.read_text(encoding="utf-8") == "lazy = false\n"
+    assert beside.read_text(encoding="utf-8") == "mine"
+    with pytest.raises(UnicodeEncodeError):
+        write(str(path), {"name": "\ud800"})
+    assert path.read_text(encoding="utf-8") == "lazy = false\n"
+    assert [one.name for one in path.parent.iterdir()] == ["stack.toml"]
+
+
+class Outer:
+    class Inner:
+        pass
+
+
+def test_classes_of_the_program_are_named_as_they_are_found(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "Outer", Outer, raising=False)
+    sizes = {"__main__.Outer.Inner": 2_000_000, "__main__.main.<locals>.Own": 1_500_000}
+    items = tuple(Item("argument 0", name, size, "pickle") for name, size in sizes.items())
+    rules = plain_rules(Run((Step("work", items, (), 0.0, 0.0),), 2, (0.0,) * 2, 0.0, 0), [])
+    by_type = [one for one in rules if one.types]
+    assert {kind for one in by_type for kind in one.types} == {"__main__.Outer.Inner"}
+    for one in by_type:
+        assert "Outer.Inner" in repr(_built(one.policy.config))
+        line = as_python(candidate(one.policy), with_store=False)
+        assert "ProxyType(Outer.Inner)" in line
+        assert "__main__" not in line
