@@ -1064,6 +1064,8 @@ def test_leaving_can_be_cancelled(gate, tmp_path, make_base):
         executor = AsyncStoreExecutor(make_base())
         handles = [executor.submit(hold, gate.files, 0)]
         await gate.started()
+        # It may run before the thread that has handed it over knows its future.
+        await until(lambda: handles[0]._submission.future is not None)
         # Some of these count as running in a pool of processes; not all.
         handles += [executor.submit(hold, gate.files, n) for n in range(1, 20)]
         last = executor.submit(mark, tmp_path / "last", handles[0])
