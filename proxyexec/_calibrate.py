@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from proxyexec._costs import KINDS, CostModel, Curve, Kind, Path, Side
+from proxyexec._costs import KINDS, TASKS_EACH, WORKERS_AT_MOST, CostModel, Curve, Kind, Path, Side
 from proxyexec._executor import StoreExecutor
 from proxyexec._parts import PartRules
 from proxyexec._proxy import extract, is_proxy
@@ -69,10 +69,6 @@ _STEADY = 1.5
 
 # What was measured less often counts only where there is nothing better.
 _SAMPLES = 2
-
-# Tasks of a batch for each worker, and workers that are looked at, at most.
-_TASKS_EACH = 2
-_WORKERS_AT_MOST = 4
 
 # How many times as many there are of those that move nothing.
 _MANY = 8
@@ -281,7 +277,7 @@ class _Bench:
         if largest > max(size for _, size in _OBJECTS):
             first, others = _OBJECTS[:_FIRST_OBJECTS], _OBJECTS[_FIRST_OBJECTS:]
             self._all = (*first, ("buffers", largest), *others)
-        self.tasks = _TASKS_EACH * max(1, min(executor._workers, _WORKERS_AT_MOST))
+        self.tasks = TASKS_EACH * max(1, min(executor._workers, WORKERS_AT_MOST))
         self.first_round = 1 + sum(1 for _ in _ways(_OBJECTS[:_FIRST_OBJECTS]))
         """So many of them come before any is repeated."""
         self._number = 0

@@ -61,6 +61,12 @@ PATHS: tuple[Path, ...] = (
     "task",
 )
 
+TASKS_EACH = 2
+"""Tasks of a batch that is measured, for each worker."""
+
+WORKERS_AT_MOST = 4
+"""Workers that such a batch is for, at most."""
+
 # The version of the JSON form.
 _VERSION = 1
 

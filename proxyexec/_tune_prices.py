@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxyexec._costs import KINDS, CostModel, Kind, Path, Side
+from proxyexec._costs import KINDS, TASKS_EACH, WORKERS_AT_MOST, CostModel, Kind, Path, Side
 from proxyexec._limits import Costs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["Prices"]
-
-# As calibration has them: tasks of a batch for each worker, and workers, at most.
-_TASKS_EACH = 2
-_WORKERS_AT_MOST = 4
 
 
 class Prices:
@@ -29,7 +25,6 @@ class Prices:
     Args:
         model: what was measured, with an executor and a store.
         workers: those it was measured with.
-
         inline: how many times as long as that moving inline takes.
         stored: how many times as long storing and fetching takes.
 
@@ -43,8 +38,8 @@ class Prices:
         self.model = model
         self._inline, self._stored = inline, stored
         self._costs: dict[Kind, Costs] = {kind: Costs(model, kind) for kind in KINDS}
-        self._workers = max(1, min(workers, _WORKERS_AT_MOST))
-        self._tasks = _TASKS_EACH * self._workers
+        self._workers = max(1, min(workers, WORKERS_AT_MOST))
+        self._tasks = TASKS_EACH * self._workers
         # What one takes that is one of a few, and moves nothing.
         self._few = min(one.argument_inline(0) for one in self._costs.values())
         many = model.curves.get(("argument", "buffers", "task"))

@@ -2,10 +2,10 @@
 
 A trace says when things happened, not why. What is taken from it:
 
-- A task that is given the result of another waits for that. Results that were stored are known by
-  their keys. One that was sent back and forth is known by its look: where all objects that calls
-  of a function get in one place are as large as results of another function, and of the same type,
-  they are these.
+- A task that is given the result of another waits for that. Results whose futures were given, or
+  that were stored, are known by their keys. One that the program fetched and sent again is known by
+  its look: where all objects that calls of a function get in one place are as large as results of
+  another function, and of the same type, they are these.
 - A task that was submitted soon after another had ended was submitted because of that; if nothing
   was under way any more, the program waited for all of it.
 - All other time between two tasks is what the program itself took.
