@@ -794,6 +794,7 @@ def test_retrieving_can_be_cancelled(gate):
     async def body(executor):
         handle = executor.submit(hold, gate.files, bytes(LARGE))
         retrieving = asyncio.ensure_future(executor.retrieve(handle))
+        await asyncio.sleep(0)  # what has not begun is cancelled without a word to the handle
         await gate.started()
         retrieving.cancel()
         with pytest.raises(asyncio.CancelledError):
