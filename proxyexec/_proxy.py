@@ -202,11 +202,14 @@ def own(proxy: T) -> T:
     """Make a proxy keep its object alive again after :func:`disown`; return the proxy.
 
     Raises:
+        ObjectMissingError: it is gone: the last one who owned it let go of it meanwhile, say.
+        StoreClosedError: the store is closed; one that an executor is to close is so when nobody
+            owns anything any more.
         ValueError: this process does not own the store.
     """
     one = _proxy(proxy)
     if one._self_lease is None:
-        one._self_lease = _home(one._self_reference).take(one._self_reference.key)
+        one._self_lease = _home(one._self_reference).take_again(one._self_reference.key)
     return proxy
 
 

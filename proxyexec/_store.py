@@ -464,6 +464,22 @@ class Store:
         """Hold the object under ``key``, and for as long also its companions."""
         return self._check_owner().take(key, companions)
 
+    def take_again(self, key: str) -> Lease:
+        """Hold the object under ``key``, which nobody may hold any more.
+
+        Raises:
+            ObjectMissingError: it is gone.
+            StoreClosedError: the store is closed, perhaps as nobody held anything any more.
+            ValueError: this process does not own the store.
+        """
+        leases = self._check_owner()
+        lease = leases.take(key)
+        leases.flush()  # it may be being evicted, as others have let go of it; or all that there is
+        self._check_open()
+        if not self.connector.exists(key):
+            raise ObjectMissingError(key, self.connector.url)
+        return lease
+
     def start_evicting(self) -> None:
         """Evict from now on what nobody holds any more."""
         if self._leases is not None:

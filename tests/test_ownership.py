@@ -29,6 +29,7 @@ from proxyexec.errors import ConnectorUnavailableError, ObjectMissingError, Stor
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
 from tests import functions
+from tests.conftest import wait_for_evictions
 
 
 @pytest.fixture
@@ -92,6 +93,51 @@ def test_disowned_objects_stay_until_they_are_owned_again(store):
     own(other)
     del other
     assert store.usage() == (0, 0)
+
+
+def test_what_is_gone_cannot_be_owned_again(store):
+    proxy = disown(store.proxy([1]))
+    store.evict(proxy)
+    with pytest.raises(ObjectMissingError, match="evicted"):
+        own(proxy)
+
+
+def test_what_is_being_evicted_cannot_be_owned_again():
+    """The last one who owned it has just let go of it, and it is there still."""
+
+    class Waiting(MemoryConnector):
+        evicts, may_evict = threading.Event(), threading.Event()
+
+        def evict(self, keys):
+            self.evicts.set()
+            assert self.may_evict.wait(30)
+            super().evict(keys)
+
+    with Store("test", Waiting()) as store:
+        proxy = store.proxy([1])
+        other = clone(proxy)
+        disown(proxy)
+        store.start_evicting()
+        del other
+        assert Waiting.evicts.wait(30)
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            owning = threads.submit(own, proxy)
+            while store._leases._messages.empty() and not owning.done():
+                pass
+            Waiting.may_evict.set()
+            with pytest.raises(ObjectMissingError, match="evicted"):
+                owning.result(30)
+
+
+def test_nothing_is_owned_again_in_a_store_that_closed_meanwhile(store):
+    executor = StoreExecutor(concurrent.futures.ThreadPoolExecutor(1), store)
+    proxy = store.proxy([1])
+    executor.shutdown()
+    disown(proxy)  # nobody owns anything now
+    wait_for_evictions()
+    assert store.closed
+    with pytest.raises(StoreClosedError):
+        own(proxy)
 
 
 def test_disowning_waits_its_turn(store):
