@@ -346,7 +346,8 @@ class StoreExecutor(Described, Grouped, Executor):
                 With ``"auto"``, as many as take some hundredths of a second, which is measured
                 while the map runs: one at first, many more where they are fast. Each call is
                 still as if it were alone, with a result or an error of its own; but results of a
-                task arrive together, so that no item may wait for another one.
+                task arrive together, so that no item may wait for another one, and items are packed
+                as their task is sent, so that none may be changed before its result is there.
             buffersize: how many tasks may be under way ahead of the results consumed; how many
                 items with ``chunksize="auto"``.
             progress: whether to show a bar, of tqdm's or rich's, until all tasks have ended; or

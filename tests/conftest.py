@@ -138,13 +138,14 @@ class PoolEnd:
 
     def __init__(self, executor: StoreExecutor) -> None:
         pool = getattr(executor, "_base", executor)  # a drop-in one is its own
-        self._thread = pool._executor_manager_thread
+        self._thread = pool._executor_manager_thread  # none before the first task
 
     def wait(self) -> None:
         """Wait until the pool holds nothing any more."""
         thread, self._thread = self._thread, None
-        thread.join(60)
-        assert not thread.is_alive()
+        if thread is not None:
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def _open_stores() -> list[Store]:

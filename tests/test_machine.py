@@ -10,6 +10,7 @@ Set ``PROXYEXEC_LONG`` for many more and longer programs.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import copy
 import gc
 import multiprocessing
@@ -39,9 +40,10 @@ from proxyexec import (
     reference_of,
     resolve,
 )
+from proxyexec.errors import ObjectMissingError, StoreClosedError
 from proxyexec_connectors.file import FileConnector
 from proxyexec_connectors.memory import MemoryConnector
-from tests.conftest import wait_for_evictions
+from tests.conftest import PoolEnd, wait_for_evictions
 
 # Tasks that wait here hold up all that were submitted after them. Forked workers have it, too.
 GATE = multiprocessing.get_context("fork").Semaphore(0)
@@ -193,6 +195,7 @@ class Machine(RuleBasedStateMachine):
         self.iterators: list[tuple[Any, list[Any]]] = []
         self.kept: list[Any] = []  # references to what nobody holds
         self.gates = 0
+        self.pool_ends: list[PoolEnd] = []
         self.start()
 
     def start(self):
@@ -306,6 +309,8 @@ class Machine(RuleBasedStateMachine):
     )
     def map(self, several, size, choice):
         items = [(one, one) for one in several] + [(one.obj, one.now) for one in self.held[:2]]
+        for one in self.held[:2] if size == "auto" else ():
+            one.lent = True  # to a chunk that may not be packed yet
         expected = [wrap(copy.deepcopy(now)) for _, now in items]
         results = self.executor.map(wrap, [obj for obj, _ in items], chunksize=size)
         self.iterators.append((results, expected))
@@ -391,15 +396,13 @@ class Machine(RuleBasedStateMachine):
             return
         resolve(held.obj)
         proxyexec.disown(held.obj)
-        if again and not self.is_lost(held):
-            proxyexec.own(held.obj)
-        else:
-            self.kept.append(reference_of(held.obj))
-            self.held.remove(held)
-
-    def is_lost(self, held):
-        """Whether somebody else's last lease has taken a disowned object away."""
-        return self.store.get(reference_of(held.obj), None) is None
+        if again:
+            # Somebody else's last lease may take it away; a store may close without any.
+            with contextlib.suppress(ObjectMissingError, StoreClosedError):
+                proxyexec.own(held.obj)
+                return
+        self.kept.append(reference_of(held.obj))
+        self.held.remove(held)
 
     @rule()
     def collect(self):
@@ -439,6 +442,8 @@ class Machine(RuleBasedStateMachine):
             for _, outcome in self.futures:
                 outcome.may_be_cancelled = True
             self.iterators.clear()
+        if isinstance(self.executor._base, concurrent.futures.ProcessPoolExecutor):
+            self.pool_ends.append(PoolEnd(self.executor))
         self.executor.shutdown(wait=wait, cancel_futures=cancel)
         self.running = False
         with pytest.raises(RuntimeError):
@@ -477,10 +482,10 @@ class Machine(RuleBasedStateMachine):
         closes, kept = self.options["close_store"], self.kept
         del self.executor
         # A pool that was shut down without waiting is not waited for by the next time either.
+        for end in self.pool_ends:
+            end.wait()
         for thread in threading.enumerate():
-            if "ExecutorManagerThread" in type(thread).__name__ + thread.name:
-                thread.join(PATIENCE)
-            elif thread.name.startswith(("proxyexec-shutdown", "ThreadPoolExecutor-")):
+            if thread.name.startswith(("proxyexec-shutdown", "ThreadPoolExecutor-")):
                 thread.join(PATIENCE)
         gc.collect()
         if not self.store.closed and kept:
