@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator
-from concurrent.futures.process import _ExecutorManagerThread
+from concurrent.futures.process import _threads_wakeups
 from pathlib import Path
 
 import pytest
@@ -122,10 +122,11 @@ def wait_for_evictions(older: Collection[Store] = ()) -> None:
 def wait_for_pools() -> None:
     """Wait until pools that were shut down without waiting have closed their pipes.
 
-    It is a thread of theirs that does so, after the last result.
+    It is a thread of theirs that does so, after the last result; a moment after
+    ``threading.enumerate()`` has forgotten it, some of the time.
     """
-    for thread in threading.enumerate():
-        if isinstance(thread, _ExecutorManagerThread) and thread.is_shutting_down():
+    for thread in list(_threads_wakeups):
+        if thread.is_shutting_down():
             thread.join(10)
 
 

@@ -50,6 +50,8 @@ class Future(TaskFuture[Any]):
     """
 
     class _Call:
+        quota = None
+
         def open(self, outcome: Any) -> Any:
             return outcome
 
