@@ -12,7 +12,10 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["FUNCTIONS", "callable_name", "carried_by"]
+from proxyexec._proxy import Proxy
+from proxyexec._types import NEVER_PROXIED
+
+__all__ = ["FUNCTIONS", "callable_name", "carried_by", "data_carried_by"]
 
 # Callables that are code, rather than objects that can be called.
 FUNCTIONS = (
@@ -26,6 +29,9 @@ FUNCTIONS = (
     functools.partial,
     type,
 )
+
+
+_NO_DATA = (*FUNCTIONS, *NEVER_PROXIED, int, float, complex, Proxy)
 
 
 def callable_name(function: Any) -> str:
@@ -53,6 +59,11 @@ def carried_by(function: Any) -> list[Any]:
                 carried.append(one)
                 pending.append(one)
     return carried
+
+
+def data_carried_by(function: Any) -> list[Any]:
+    """Return what a callable carries that is neither code nor a name of something."""
+    return [one for one in carried_by(function) if not isinstance(one, _NO_DATA)]
 
 
 def _carried_at_once(function: Any) -> Iterator[Any]:

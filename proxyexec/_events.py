@@ -45,6 +45,9 @@ class Sent(NamedTuple):
     key: str = ""
     content: str = ""
     """Alike for objects of the same content, as far as some of the bytes tell."""
+    carries: tuple[tuple[str, int], ...] = ()
+    """Of a callable, where somebody observes everything: the types of the larger objects that it
+    carries and that went with it, and about how many of its bytes these are."""
     parts: tuple[Sent, ...] = ()
     """What of it was stored by itself."""
 
@@ -79,6 +82,8 @@ class Moved(NamedTuple):
     """Alike for objects of the same content, where somebody observes everything."""
     is_part: bool = False
     """Whether it is a part of the object before, stored by itself."""
+    carries: tuple[tuple[str, int], ...] = ()
+    """As of :class:`Sent`."""
 
 
 class Resolved(NamedTuple):
@@ -164,6 +169,7 @@ def moved(
         task,
         sent.key,
         sent.content,
+        carries=sent.carries,
     )
     parts = [one for part in sent.parts for one in moved(what, name, part, policy, task)]
     return [own, *(one._replace(is_part=True) for one in parts)]

@@ -137,6 +137,10 @@ class TakenParts(Parts):
     def has_failed(self) -> bool:
         return self._failed
 
+    def took(self, obj: Any) -> bool:
+        """Tell whether an object is one of them."""
+        return id(obj) in self._taken
+
     def leave(self, *objects: Any) -> None:
         """Do not take these out."""
         self._left.update((id(one), one) for one in objects)

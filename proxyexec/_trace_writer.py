@@ -226,6 +226,7 @@ def _of_moved(moved: Moved) -> dict[str, Any]:
         "key": moved.key,
         "content": moved.content,
         "part": moved.is_part,
+        **({"carries": moved.carries} if moved.carries else {}),
     }
 
 

@@ -18,7 +18,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from proxyexec._carried import FUNCTIONS
+from proxyexec._context import LARGE_FUNCTION
 from proxyexec._tune_result import TuneSpan, TuneTimeline
+from proxyexec.errors import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +35,9 @@ __all__ = ["Outcome", "WorldPrices", "replay"]
 
 # Spans of a timeline, at most.
 _SPANS_AT_MOST = 6000
+
+# Types of callables that travel in full, whatever they carry.
+_CALLABLES = frozenset(name_of(kind).removeprefix("builtins.") for kind in FUNCTIONS)
 
 # How many cores it keeps busy to send something: who sends and who receives take turns, in part.
 _SENDING = 1.6
@@ -405,9 +411,19 @@ class _World:
         """Return an object without those parts that are stored by themselves, and these."""
         if not item.parts:
             return item, []
-        wanted = [one for one in item.parts if self._wants(one)]
-        rest = item.bytes + sum(one.bytes for one in item.parts if one not in wanted)
-        return replace(item, bytes=rest, parts=()), wanted
+        wanted: list[Item] = []
+        left = [item]
+        for one in item.parts:
+            (wanted if self._wants(one) else left).append(one)
+        known = [one.load_s for one in left if one.load_s is not None]
+        rest = replace(
+            item,
+            bytes=sum(one.bytes for one in left),
+            dump_s=sum(one.dump_s for one in left),
+            load_s=sum(known) if len(known) == len(left) else item.load_s,
+            parts=(),
+        )
+        return rest, wanted
 
     def _way(self, item: Item) -> _Moving:
         if not self._wants(item):
@@ -429,6 +445,8 @@ class _World:
         return _Moving(item, stored, "store")
 
     def _wants(self, item: Item) -> bool:
+        if item.type in _CALLABLES and item.bytes < LARGE_FUNCTION:
+            return False  # sent inline, whatever the policy
         content = item.content
         return self._rule.wants(
             item, repeated=content in self._sent, found=content in self._contents

@@ -245,7 +245,8 @@ class _Reader:
         fetched = sum(one.get_s + one.load_s for one in task.resolved)
         wholes = _wholes(task.moved)
         called = task.function
-        given = [self._item(called, *one, read) for one in wholes if one[0].what != "result"]
+        sent = [one for one in wholes if one[0].what != "result"]
+        given = [self._item(called, *one, read) for one in sent]
         returned = [self._item(called, *one, None) for one in wholes if one[0].what == "result"]
         run, unpack = task.run_s, task.unpack_s
         if self._header.lazy:
@@ -255,9 +256,13 @@ class _Reader:
         if run is None:
             run = self._medians.get(task.function, 0.0)
         held = self._evicted.get(task.task)
+        given = _loaded(given, unpack)
         return Step(
             task.function,
-            tuple(_loaded(given, unpack)),
+            tuple(
+                _with_carried(item, whole.carries)
+                for item, (whole, _) in zip(given, sent, strict=True)
+            ),
             tuple(returned),
             run,
             0.0,
@@ -370,6 +375,36 @@ def _loaded(items: list[Item], unpack: float) -> list[Item]:
         replace(one, load_s=unpack * one.bytes / total) if is_loaded else one
         for one, is_loaded in zip(items, loaded, strict=True)
     ]
+
+
+def _with_carried(item: Item, carries: Iterable[tuple[str, int]]) -> Item:
+    """Make parts of what a callable carries: policies may store these by themselves."""
+    parts, left = [], item
+    for number, (name, size) in enumerate(carries):
+        bytes_left = left.bytes - size
+        if bytes_left < 0:  # sizes are estimates
+            continue
+        share = size / left.bytes if left.bytes else 0.0
+        parts.append(
+            replace(
+                left,
+                type=name,
+                bytes=size,
+                path="inline",
+                dump_s=left.dump_s * share,
+                load_s=None if left.load_s is None else left.load_s * share,
+                content=f"{item.content}/{number}" if item.content else "",
+                maker=None,
+                parts=(),
+            )
+        )
+        left = replace(
+            left,
+            bytes=bytes_left,
+            dump_s=left.dump_s * (1 - share),
+            load_s=None if left.load_s is None else left.load_s * (1 - share),
+        )
+    return replace(left, parts=(*item.parts, *parts)) if parts else item
 
 
 def _is_passed(item: Item) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import gc
 import json
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -118,6 +120,51 @@ def test_one_object_is_seen_to_be_one_whatever_the_policy(path):
         assert all(BIG <= size < BIG + 300 for size in sizes)
     assert len(contents) == 12
     assert len(set(contents)) == 1
+
+
+class Model:
+    def __init__(self, size):
+        self.weights = list(range(size))
+
+
+def weigh(*given, **named):
+    return len(given) + len(named)
+
+
+def test_what_a_callable_carries_is_seen_where_it_is_not_stored_by_itself(path):
+    one, two = Model(20_000), Model(10_000)
+    calls = [
+        functools.partial(weigh, one, len, None, 1.5),
+        functools.partial(weigh, functools.partial(weigh, one), named=bytes(BIG)),
+        functools.partial(weigh, one, b"small", other=two),
+    ]
+    kind = f"{__name__}.Model"
+    with StoreExecutor(make_base()) as executor, executor.trace(path):
+        for call in calls:
+            executor.submit(call, 1).result()
+        settle(executor)
+    whole = [task.moved[0] for task in read_trace(path).tasks[:3]]
+    assert {one.type for one in whole} == {"functools.partial"}
+    alone, with_data, both = (one.carries for one in whole)
+    assert [one for one, _ in alone] == [kind]
+    assert [one for one, _ in with_data] == ["bytes", kind]
+    assert [one for one, _ in both] == [kind, kind]
+    sizes = [len(pickle.dumps(one, 5)) for one in (one, two)]
+    for (_, size), expected in zip(
+        (*alone, *with_data, *both), (sizes[0], BIG, sizes[0], *sizes), strict=True
+    ):
+        assert expected <= size < expected + 500
+
+    with StoreExecutor(make_base(), should_proxy=ProxyType(Model)) as executor:
+        with executor.trace(path):
+            for call in calls:
+                executor.submit(call, 1).result()
+            settle(executor)
+    moved = [task.moved for task in read_trace(path).tasks[:3]]
+    parts = [[one for one in some if one.part] for some in moved]
+    assert [[one.type for one in some] for some in parts] == [[kind], [kind], [kind, kind]]
+    assert {one.path for some in parts for one in some} <= {"store", "found"}
+    assert [one[0].carries for one in moved] == [(), (("bytes", BIG),), ()]
 
 
 @pytest.mark.parametrize("chunksize", [1, 4, "auto"])
@@ -318,6 +365,16 @@ def test_half_of_a_last_line_is_left_out(path):
         assert reader.read().end is not None
 
 
+# All that an object has, and one field that says nothing.
+CARRIES_WRONGLY = json.dumps(
+    {
+        **{"what": "function", "name": None, "type": "functools.partial", "bytes": 1},
+        **{"exact": True, "path": "inline", "decided_by": "", "serialize_s": 0, "put_s": 0},
+        **{"key": "", "content": "", "part": False, "carries": [["list", "large"]]},
+    }
+)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -331,6 +388,8 @@ def test_half_of_a_last_line_is_left_out(path):
         ('{header}\n{"event": "task", "t": 1}\n', "missing"),
         ('{header}\n{"event": "task", "moved": [1]}\n', "line 2 is damaged"),
         ('{header}\n{"event": "task", "moved": 1}\n', "line 2 is damaged"),
+        ('{header}\n{"event": "task", "moved": [{"carries": 1}]}\n', "line 2 is damaged"),
+        ('{header}\n{"event": "task", "moved": [CARRIES]}\n', "line 2 is damaged"),
         ('{header}\n{"event": "task", "resolved": null}\n', "line 2 is damaged"),
         (f"{'[' * 100_000}\n", "line 1 is damaged"),
     ],
@@ -338,7 +397,7 @@ def test_half_of_a_last_line_is_left_out(path):
 def test_what_is_no_trace_is_refused(path, text, reason):
     with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
         header = path.read_text().splitlines()[0]
-    path.write_text(text.replace("{header}", header))
+    path.write_text(text.replace("{header}", header).replace("CARRIES", CARRIES_WRONGLY))
     with pytest.raises(TraceError, match=reason) as caught:
         read_trace(path)
     assert caught.value.path == str(path)

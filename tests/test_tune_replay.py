@@ -389,6 +389,31 @@ def test_the_callable_of_a_map_is_found_without_looking_for_it():
     assert replay(replace(three, dedupe=False), ALWAYS, Dear()).stored_objects == 1
 
 
+def test_what_the_callable_of_a_map_carries_is_stored_by_itself():
+    model = Item("function", "Model", 3 * MB, "buffers", content="one/0", is_mapped=True)
+    function = Item(
+        *("function", "functools.partial", MB, "buffers"),
+        content="one",
+        is_mapped=True,
+        parts=(model,),
+    )
+    three = run(*[step(function, run_s=1.0)] * 3)
+    models = PlainRule(TunePolicy("models", "ProxyType(Model)"), types=frozenset({"Model"}))
+    for rule, stored, inline in ((models, 3, 3), (ALWAYS, 4, 0), (never(), 0, 12)):
+        outcome = replay(three, rule, World())
+        assert (outcome.stored_bytes, outcome.inline_bytes) == (stored * MB, inline * MB)
+    # A callable without it is too small to be stored by any policy.
+    small = replace(function, bytes=1000)
+    assert replay(run(step(small, run_s=1.0)), ALWAYS, World()).inline_bytes == 1000
+
+
+def test_what_parts_that_are_not_stored_take_is_taken_by_the_whole():
+    part = Item("argument 0", "Model", MB, "pickle", dump_s=2.0, load_s=3.0)
+    whole = Item("argument 0", "dict", MB, "pickle", dump_s=0.5, load_s=0.25, parts=(part,))
+    one = run(step(whole))
+    assert replay(one, never(), World()).seconds == 2 + 2.5 + 3.25
+
+
 def test_costs_of_moving_can_be_other_than_measured():
     costs = model()
     plain, scaled = Prices(costs, 2), Prices(costs, 2, inline=2.0, stored=3.0)

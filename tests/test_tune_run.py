@@ -278,6 +278,27 @@ def test_parts_belong_to_the_object_before_them():
     assert step.given[0].whole_bytes == BIG + 100
 
 
+def test_what_a_callable_carries_are_parts_that_were_not_stored():
+    carried = moved(
+        *("function", None, 1000),
+        type="functools.partial",
+        content="one",
+        carries=(("list", 600), ("bytes", 300), ("set", 200)),
+        serialize_s=0.1,
+    )
+    [step] = run(task("a", 0.0, 1.0, carried, unpack_s=0.2)).steps
+    [function] = step.given
+    assert (function.bytes, function.whole_bytes) == (100, 1000)
+    assert [(one.type, one.bytes, one.path) for one in function.parts] == [
+        ("list", 600, "inline"),
+        ("bytes", 300, "inline"),  # and not more than there is
+    ]
+    assert len({one.content for one in (function, *function.parts)}) == 3
+    every = (function, *function.parts)
+    assert [one.dump_s for one in every] == pytest.approx([0.01, 0.06, 0.03])
+    assert [one.load_s for one in every] == pytest.approx([0.02, 0.12, 0.06])
+
+
 def test_workers_are_those_that_say_so_or_were_seen():
     assert run(task("a", 0.0, 1.0), workers=5).workers == 5
     beside = [
