@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from proxyexec._costs import KINDS, CostModel, Kind, Side
 from proxyexec._limits import NEVER, Costs
+from proxyexec.errors import name_of
 from proxyexec.policy import Policy, ProxyNever, ProxySize, ProxyType
 
 __all__ = ["History"]
@@ -30,6 +31,8 @@ class History:
         self._sent: Counter[tuple[Side, Kind, int, float]] = Counter()
         self._kinds: dict[str, Kind] = {}
         self._types: dict[Kind, list[type]] = {kind: [] for kind in KINDS}
+        # What was made ready once for many tasks: by type, its kind and the largest size.
+        self._shared: dict[type, tuple[Kind, int]] = {}
 
     def add_argument(self, kind: Kind, of: type, size: int) -> None:
         """Count an argument, of a type and a serialized size in bytes."""
@@ -37,7 +40,14 @@ class History:
         types = self._types[kind]
         if of not in types and len(types) < _TYPES_AT_MOST:
             types.append(of)
-            self._kinds[f"{of.__module__}.{of.__qualname__}".removeprefix("builtins.")] = kind
+            self._kinds[name_of(of)] = kind
+
+    def add_shared(self, kind: Kind, of: type, size: int) -> None:
+        """Count what is made ready once for many tasks: the callable of a ``map``, or a part."""
+        before = self._shared.get(of)
+        if before is not None or len(self._shared) < _TYPES_AT_MOST:
+            self._shared[of] = kind, max(size, 0 if before is None else before[1])
+            self._kinds[name_of(of)] = kind
 
     def add_result(self, of: str, size: int, passed: float) -> None:
         """Count a result, of a type by that name, and how many tasks were given it."""
@@ -94,8 +104,27 @@ class History:
 
         return min(limits, key=total)
 
-    def policy(self, limits: dict[Kind, int]) -> Policy:
-        """Return a plain policy with a size for each kind."""
+    def policy(self, limits: dict[Kind, int], shared: dict[Kind, int]) -> Policy:
+        """Return a plain policy.
+
+        Args:
+            limits: a size for each kind.
+            shared: one for each kind of what is made ready once for many tasks. A policy does not
+                know that of an object, but may know it by its type.
+        """
+        policy = self._by_size(limits)
+        sent = {one for types in self._types.values() for one in types}
+        by_kind: dict[Kind, list[type]] = {kind: [] for kind in KINDS}
+        for one, (kind, size) in list(self._shared.items()):
+            if one not in sent and shared[kind] <= size < limits[kind]:
+                by_kind[kind].append(one)
+        for kind, types in by_kind.items():
+            if types:
+                more = ProxyType(*types) & ProxySize(shared[kind])
+                policy = more if isinstance(policy, ProxyNever) else policy | more
+        return policy
+
+    def _by_size(self, limits: dict[Kind, int]) -> Policy:
         low, high = sorted(KINDS, key=lambda kind: limits[kind])
         if limits[low] == NEVER:
             return ProxyNever()

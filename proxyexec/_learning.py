@@ -153,7 +153,10 @@ class Learner:
         if self._attempts and size >= _WORTH_MEASURING:
             self._calibrate_if_idle()
         kind = kind_of(candidate.obj, candidate.frames)
-        self._history.add_argument(kind, type(candidate.obj), size)
+        if candidate.shared:
+            self._history.add_shared(kind, type(candidate.obj), size)
+        else:
+            self._history.add_argument(kind, type(candidate.obj), size)
         if kind == "pickle" and self._pickling.learn(size, candidate.seconds):
             self._update()
         return self._is_worth_it(candidate, kind, size) and self._has_room(size)
@@ -200,7 +203,7 @@ class Learner:
             )
             # Of what nobody has seen, what is cheaper for arguments and results.
             best[kind] = max(limits[:2]) if found is None else found
-        return self._history.policy(best)
+        return self._history.policy(best, {kind: self.limits.of_shared(kind) for kind in KINDS})
 
     def observe(self, event: Event) -> None:
         """Look at what was measured of a task."""

@@ -9,6 +9,7 @@ import gc
 import itertools
 import multiprocessing
 import pickle
+import re
 import threading
 import weakref
 
@@ -420,6 +421,27 @@ def test_frozen():
         assert "Adaptive" not in repr(frozen)
     with with_costs(pool(), model(store=(9 * MS, 9 * PER_MB)), ProxyAdaptive()) as executor:
         assert repr(executor._context.policy.frozen()) == "ProxyNever()"
+
+
+def test_what_is_mapped_is_frozen_by_its_type():
+    policy = ProxyAdaptive()
+    with with_costs(pool(), DEAR, policy) as executor:
+        call = functools.partial(functions.carried, bytearray(5_000_000))
+        assert len(list(executor.map(call, range(3)))) == 3
+        settle(executor)
+        frozen = policy.frozen()
+        assert re.fullmatch(r"\(ProxyType\(bytearray\) & ProxySize\(\d+\)\)", repr(frozen))
+    with StoreExecutor(pool(), should_proxy=frozen, lazy=False) as other:
+        events = moves(other)
+        assert len(list(other.map(call, range(3)))) == 3
+        settle(other)
+        assert "inline" not in {one.path for one in events if one.bytes > 1_000_000}
+    # Of a type that other arguments have as well, it would be those, too.
+    with with_costs(pool(), DEAR, policy) as executor:
+        assert len(list(executor.map(call, range(3)))) == 3
+        assert executor.submit(len, bytearray(5_000_000)).result() == 5_000_000
+        settle(executor)
+        assert repr(policy.frozen()) == "ProxyNever()"
 
 
 def test_what_is_seen_while_it_is_frozen_is_no_harm():
