@@ -104,15 +104,18 @@ class History:
 
         return min(limits, key=total)
 
-    def policy(self, limits: dict[Kind, int], shared: dict[Kind, int]) -> Policy:
+    def policy(self, limits: dict[Kind, int], shared: dict[Kind, int] | None = None) -> Policy:
         """Return a plain policy.
 
         Args:
             limits: a size for each kind.
-            shared: one for each kind of what is made ready once for many tasks. A policy does not
-                know that of an object, but may know it by its type.
+            shared: one for each kind of what is made ready once for many tasks; ``None``: none of
+                that is stored for it. A policy does not know that of an object, but may know it
+                by its type.
         """
         policy = self._by_size(limits)
+        if shared is None:
+            return policy
         sent = {one for types in self._types.values() for one in types}
         by_kind: dict[Kind, list[type]] = {kind: [] for kind in KINDS}
         for one, (kind, size) in list(self._shared.items()):

@@ -159,9 +159,10 @@ def _result(
     from proxyexec._trace import read_trace  # noqa: PLC0415 - "--help" needs none of it
     from proxyexec._tune_costs import places_for  # noqa: PLC0415
     from proxyexec._tune_ranking import tune  # noqa: PLC0415
-    from proxyexec._tune_run import run_of  # noqa: PLC0415
+    from proxyexec._tune_run import workers_of  # noqa: PLC0415
     from proxyexec.errors import TraceError  # noqa: PLC0415
 
+    show(f"reading {options.trace}")
     try:
         trace = read_trace(options.trace)
     except OSError as error:
@@ -170,7 +171,7 @@ def _result(
     places, notes = places_for(
         trace.header,
         options.store,
-        workers=run_of(trace).workers,
+        workers=workers_of(trace),
         largest=max((one.bytes for one in moved), default=0),
         arrays=any(one.type.startswith(("numpy.", "pandas.")) for one in moved),
         executor=_executor_spec(options.config),

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Fitted", "fitted_to"]
 
-# How often it is tried how long functions would take with a core for each.
+# How often it is tried how long functions would take with a core for each; and how often it is
+# with moving taken to take otherwise, which changes little.
 _ROUNDS = 2
+_ROUNDS_FROM_THERE = 1
 
 # How many times as long moving may take in a run as measured, or how much shorter; and how often
 # what that is is halved, at most: until the replay is off by so little.
@@ -67,18 +69,18 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
         ValueError: too little was measured.
     """
 
-    def left(scale: float) -> tuple[Run, float]:
+    def left(scale: float, slower: float | None = None) -> tuple[float, Run, float]:
         inline, stored = (scale, 1.0) if is_inline else (1.0, scale)
         prices = Prices(costs, run.workers, inline=inline, stored=stored)
-        fitted, again = _uncrowded(run, recorded, prices, directly=directly)
+        slower, fitted, again = _uncrowded(run, recorded, prices, slower, directly=directly)
         is_known = again.seconds > 0 and run.seconds > 0
-        return fitted, run.seconds / again.seconds if is_known else 1.0
+        return slower, fitted, run.seconds / again.seconds if is_known else 1.0
 
     run = _started(run, Prices(costs, run.workers))
     moved = [one for step in run.steps for one in (*step.given, *step.returned)]
     inline_bytes = sum(one.bytes for one in moved if one.path == "inline")
     is_inline = 2 * inline_bytes >= sum(one.bytes for one in moved)
-    as_measured, ratio = left(1.0)
+    slower, as_measured, ratio = left(1.0)
     fitted, now = as_measured, ratio
     # A longer one does not take less: so the scale is found by halving what is between two.
     low, high = (1.0, _SCALED) if ratio > 1 else (1 / _SCALED, 1.0)
@@ -87,7 +89,7 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
         if abs(now - 1) <= _ENOUGH:
             break
         scale = math.sqrt(low * high)
-        fitted, now = left(scale)
+        slower, fitted, now = left(scale, slower)
         if now > 1:
             low = scale
         else:
@@ -104,20 +106,37 @@ def _started(run: Run, prices: Prices) -> Run:
     return replace(run, delays=tuple(sorted(delays)))
 
 
-def _uncrowded(run: Run, recorded: Rule, prices: Prices, *, directly: bool) -> tuple[Run, Outcome]:
-    """Return a run whose functions take what they would with a core for each, and its replay.
+def _uncrowded(
+    run: Run, recorded: Rule, prices: Prices, slower: float | None, *, directly: bool
+) -> tuple[float, Run, Outcome]:
+    """Return a run whose functions take what they would with a core for each.
 
     In the run itself, they took longer where there were too few cores for all that went on.
+
+    Args:
+        run: the run.
+        recorded: what was done in it.
+        prices: of moving.
+        slower: how many times as long they took, about, if that is known.
+        directly: as everywhere.
+
+    Returns:
+        How many times as long they took; the run; its replay.
     """
+
+    def alone(slower: float) -> Run:
+        steps = tuple(replace(one, run_s=one.run_s / slower) for one in run.steps)
+        return replace(run, steps=steps)
+
+    rounds = _ROUNDS if slower is None else _ROUNDS_FROM_THERE
+    found, slower = (run, 1.0) if slower is None else (alone(slower), slower)
+    again = replay(found, recorded, prices, directly=directly, observed=True)
     total = sum(step.run_s for step in run.steps)
-    slower, alone = 1.0, run
-    again = replay(run, recorded, prices, directly=directly, observed=True)
-    for _ in range(_ROUNDS if total > 0 else 0):
+    for _ in range(rounds if total > 0 else 0):
         # At first, as much slower as it is in the replay; from then on, until that agrees.
         if abs(again.running_s / total - 1) <= _AS_FAST:
             break
         slower *= again.running_s / total
-        steps = tuple(replace(one, run_s=one.run_s / slower) for one in run.steps)
-        alone = replace(run, steps=steps)
-        again = replay(alone, recorded, prices, directly=directly, observed=True)
-    return alone, again
+        found = alone(slower)
+        again = replay(found, recorded, prices, directly=directly, observed=True)
+    return slower, found, again

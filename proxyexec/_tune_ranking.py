@@ -93,6 +93,13 @@ def tune(
     rules = plain_rules(run, [one.costs for one in places])
     policy = trace.header.policy
     recorded = RecordedRule(_written(policy))
+    jobs: list[tuple[Place, Rule]] = [(present, recorded)]
+    for place in places:
+        those: list[Rule] = [*rules, AdaptiveRule.of(place.costs, run, directly=directly)]
+        jobs += [(place, one) for one in those if not (place is present and _is(one, policy))]
+        jobs += [(place, one) for one in more]
+    if progress is not None:
+        progress(0, len(jobs))
     fitted = fitted_to(run, recorded, present.costs, directly=directly)
     run, ratio = fitted.run, fitted.ratio
     factor = fitted.left**_TRUST
@@ -105,20 +112,13 @@ def tune(
         )
         for one in places
     }
-    jobs: list[tuple[Place, Rule]] = [(present, recorded)]
-    for place in places:
-        those: list[Rule] = [*rules, AdaptiveRule.of(place.costs, run, directly=directly)]
-        jobs += [(place, one) for one in those if not (place is present and _is(one, policy))]
-        jobs += [(place, one) for one in more]
     outcomes: list[tuple[Place, Rule, Outcome]] = []
-    for number, (place, rule) in enumerate(jobs):
-        if progress is not None:
-            progress(number, len(jobs))
+    for number, (place, rule) in enumerate(jobs, 1):
         # What was measured had a trace written; what is expected has none.
         outcome = replay(run, rule, prices[place.store], directly=directly)
         outcomes.append((place, rule, outcome))
-    if progress is not None:
-        progress(len(jobs), len(jobs))
+        if progress is not None:
+            progress(number, len(jobs))
     candidates = [
         _candidate(place, rule, outcome, factor, is_present=rule is recorded)
         for place, rule, outcome in outcomes

@@ -16,7 +16,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from proxyexec._carried import FUNCTIONS
 from proxyexec._context import LARGE_FUNCTION
@@ -167,6 +167,11 @@ class _Part(NamedTuple):
     item: Item | None = None
 
 
+# What somebody is busy with: how much work will have been done when it ends, in which order it was
+# begun, for which task, what it is, when it began, what follows, and what to do after all.
+_UnderWay: TypeAlias = "tuple[float, int, int, _Part, float, Iterator[_Part], Callable[[], None]]"
+
+
 class _Lane:
     """Who does one thing at a time: the client, or the base executor."""
 
@@ -193,7 +198,7 @@ class _World:
         self.now = 0.0
         # What happens at a time; and what ends once so much has been done.
         self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._under_way: list[tuple[float, int, float, Callable[[], None]]] = []
+        self._under_way: list[_UnderWay] = []
         # How much each of those who are busy has done since the beginning: as much as time has
         # passed, or less where there are too few cores; and how many they would need.
         self._work = 0.0
@@ -292,17 +297,22 @@ class _World:
             self._work += (then - self.now) * speed
             self.now = then
         else:
-            self._work, _, cores, action = heapq.heappop(self._under_way)
+            self._work, _, number, part, start, rest, action = heapq.heappop(self._under_way)
             self.now = when
-            self._needed = self._needed - cores if self._under_way else 0.0
+            self._needed = self._needed - part.cores if self._under_way else 0.0
+            self._note(part, start, number)
+            self._go_through(number, rest, action)
+            return
         action()
 
     def _do(
         self, number: int, parts: list[_Part], then: Callable[[], None], lane: _Lane | None = None
     ) -> None:
         """Have somebody do one thing after the other for a task, once its lane is free."""
+        # One at least, as what follows on nothing is done at once, by who asks for it.
+        parts = [one for one in parts if one.seconds > 0] or parts[-1:]
         if lane is None:
-            self._go_through(number, deque(parts), then)
+            self._go_through(number, iter(parts), then)
             return
         lane.waiting.append((number, parts, then))
         if not lane.is_busy:
@@ -319,7 +329,7 @@ class _World:
             number, parts, then = lane.waiting.popleft()
             if parts:
                 lane.is_busy = True
-                self._go_through(number, deque(parts), partial(self._free, lane, then))
+                self._go_through(number, iter(parts), partial(self._free, lane, then))
                 break
             self._end = max(self._end, self.now)
             over.append(then)
@@ -330,21 +340,17 @@ class _World:
         for one in (then, *self._begun(lane)):
             one()
 
-    def _go_through(self, number: int, parts: deque[_Part], then: Callable[[], None]) -> None:
-        if not parts:
+    def _go_through(self, number: int, parts: Iterator[_Part], then: Callable[[], None]) -> None:
+        """Begin with the first of some things; the others follow when it has ended."""
+        part = next(parts, None)
+        if part is None:
             self._end = max(self._end, self.now)
             then()
             return
-        part, start = parts.popleft(), self.now
-
-        def end() -> None:
-            self._note(part, start, number)
-            self._go_through(number, parts, then)
-
         self._number += 1
         self._needed += part.cores
-        entry = (self._work + part.seconds, self._number, part.cores, end)
-        heapq.heappush(self._under_way, entry)
+        ends = self._work + part.seconds
+        heapq.heappush(self._under_way, (ends, self._number, number, part, self.now, parts, then))
 
     # The program.
 

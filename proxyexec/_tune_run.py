@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from proxyexec._costs import Kind
     from proxyexec._trace import Trace, TraceMoved, TraceTask
 
-__all__ = ["Item", "Run", "Step", "run_of"]
+__all__ = ["Item", "Run", "Step", "run_of", "workers_of"]
 
 # A submission follows an end if it comes after so many seconds, or this share of the time since the
 # submission before.
@@ -146,9 +146,7 @@ def run_of(trace: Trace) -> Run:
     Raises:
         ValueError: there is no task in it.
     """
-    tasks = sorted((one for one in trace.tasks if not _is_left_out(one)), key=_submitted)
-    if not tasks:
-        raise ValueError("there is no task in this trace that a worker has run")
+    tasks = _tasks_of(trace)
     reader = _Reader(trace, tasks)
     steps, arrivals = reader.steps(), reader.arrivals()
     return Run(
@@ -163,6 +161,23 @@ def run_of(trace: Trace) -> Run:
         reader.cores(),
         tuple(ahead for _, ahead in arrivals),
     )
+
+
+def workers_of(trace: Trace) -> int:
+    """Return how many workers a run had.
+
+    Raises:
+        ValueError: there is no task in the trace.
+    """
+    return _workers(trace.header.workers, _tasks_of(trace))
+
+
+def _tasks_of(trace: Trace) -> list[TraceTask]:
+    """Return the tasks that can be replayed, in the order of submission."""
+    tasks = sorted((one for one in trace.tasks if not _is_left_out(one)), key=_submitted)
+    if not tasks:
+        raise ValueError("there is no task in this trace that a worker has run")
+    return tasks
 
 
 def _submitted(task: TraceTask) -> float:

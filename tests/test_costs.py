@@ -267,3 +267,25 @@ def test_plain_policies_that_decide_alike():
     assert usual(np.zeros(1000)) and usual(bytes(6000)) and not usual(["x" * 10_000])
     usual = History().policy({"buffers": NEVER, "pickle": 5000})
     assert usual(["x" * 10_000]) and not usual(np.zeros(10_000))
+
+
+def test_plain_policies_know_what_is_shared_by_type():
+    history = History()
+    history.add_argument("buffers", bytes, 1000)
+    history.add_shared("pickle", tuple, 60_000)
+    history.add_shared("pickle", dict, 2000)
+    history.add_shared("pickle", dict, 1000)
+    history.add_shared("buffers", bytes, 60_000)
+    limits, shared = {"buffers": 50_000, "pickle": 80_000}, {"buffers": 500, "pickle": 1500}
+    policy = history.policy(limits, shared)
+    assert policy({"a": "x" * 2000}) and not policy({"a": "x" * 1000})
+    assert policy(("x" * 2000,)) and not policy(["x" * 2000])
+    # Others are bytes, too.
+    assert not policy(bytes(10_000)) and policy(bytes(60_000))
+    # One that is too small for that, or large enough as it is, makes no difference.
+    for limits, shared in (
+        ({"pickle": 1500}, {"pickle": 500}),
+        ({"pickle": 90_000}, {"pickle": 70_000}),
+    ):
+        policy = history.policy({"buffers": NEVER, **limits}, {"buffers": NEVER, **shared})
+        assert not policy({"a": "x" * 1200}) and not policy(("x" * 1200,))
