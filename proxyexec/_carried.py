@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from proxyexec._proxy import Proxy
-from proxyexec._types import NEVER_PROXIED
-
-__all__ = ["FUNCTIONS", "callable_name", "carried_by", "data_carried_by"]
+__all__ = ["FUNCTIONS", "callable_name", "carried_by"]
 
 # Callables that are code, rather than objects that can be called.
 FUNCTIONS = (
@@ -31,9 +28,6 @@ FUNCTIONS = (
 )
 
 
-_NO_DATA = (*FUNCTIONS, *NEVER_PROXIED, int, float, complex, Proxy)
-
-
 def callable_name(function: Any) -> str:
     """Return what a callable is called in messages; no proxy is resolved for that."""
     kind = type(function)
@@ -47,8 +41,13 @@ def callable_name(function: Any) -> str:
     return kind.__name__
 
 
-def carried_by(function: Any) -> list[Any]:
-    """Return what a callable carries, and what the callables among that carry in their turn."""
+def carried_by(function: Any, enters: Callable[[Any], bool] | None = None) -> list[Any]:
+    """Return what a callable carries, and what the callables among that carry in their turn.
+
+    Args:
+        function: the callable.
+        enters: tells of one of those whether what it carries matters; all do, if ``None``.
+    """
     carried: list[Any] = []
     seen = {id(function)}
     pending = [function]
@@ -57,13 +56,9 @@ def carried_by(function: Any) -> list[Any]:
             if id(one) not in seen:
                 seen.add(id(one))
                 carried.append(one)
-                pending.append(one)
+                if enters is None or enters(one):
+                    pending.append(one)
     return carried
-
-
-def data_carried_by(function: Any) -> list[Any]:
-    """Return what a callable carries that is neither code nor a name of something."""
-    return [one for one in carried_by(function) if not isinstance(one, _NO_DATA)]
 
 
 def _carried_at_once(function: Any) -> Iterator[Any]:

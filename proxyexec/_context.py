@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from proxyexec_connectors._layout import pieces, split
 
-from proxyexec._carried import FUNCTIONS, callable_name, carried_by, data_carried_by
+from proxyexec._carried import FUNCTIONS, callable_name, carried_by
+from proxyexec._carrying import objects_in
 from proxyexec._contents import likeness_of
 from proxyexec._events import Sent
 from proxyexec._parts import PartRules, TakenParts
@@ -271,7 +272,7 @@ class Context(NamedTuple):
             frames = candidate.frames
             is_stored = frames_size(frames) >= LARGE_FUNCTION and is_proxied(self.policy, candidate)
             packed = (self._stored if is_stored else self._inline)(candidate, keeper, embedded)
-        return self._with_carried(packed, candidate, parts) if keeper.every else packed
+        return self._noting_carried(packed, candidate, parts) if keeper.every else packed
 
     def refer(self, kept: Kept, addresses: Iterable[str] = (), sent: Sent | None = None) -> Packed:
         """Make a reference to a stored object ready to travel.
@@ -424,34 +425,23 @@ class Context(NamedTuple):
         travels = Inline(joined(candidate.frames), seals=self._seals(embedded.addresses))
         return Packed(travels, embedded, sent)
 
-    def _with_carried(
+    def _noting_carried(
         self, packed: Packed, candidate: Candidate, parts: TakenParts | None
     ) -> Packed:
         """Say what a callable carries that went with it, to who observes everything."""
         sent = packed.sent
-        objects = data_carried_by(candidate.obj)
-        if sent is None or not objects:
+        if sent is None or (self.nested and parts):  # parts of what it carries may have gone
             return packed
-        left = [one for one in objects if parts is None or not parts.took(one)]
-        sizes = self._sizes_within(sent.bytes, left)
-        large = sorted(
-            ((_kind_of(one), size) for one, size in zip(left, sizes, strict=True)),
-            key=lambda one: -one[1],
-        )
-        carries = tuple(one for one in large[:_CARRIED_AT_MOST] if one[1] >= _CARRIED_FROM)
+        try:
+            carries = objects_in(
+                candidate.obj,
+                sent.bytes,
+                travels_by_name=self.travels_by_name,
+                is_elsewhere=lambda one: parts is not None and parts.took(one),
+            )
+        except Exception:  # noqa: BLE001 - objects of others, which may be anything
+            return packed
         return packed._replace(sent=sent._replace(carries=carries))
-
-    def _sizes_within(self, total: int, objects: Sequence[Any]) -> list[int]:
-        """Return about how many of ``total`` bytes each object is."""
-        sizes = [about_size(one) for one in objects]
-        unknown = [place for place, size in enumerate(sizes) if not size]
-        for place in unknown:
-            if len(unknown) == 1:  # the rest
-                sizes[place] = max(0, total - sum(sizes))
-                break
-            with contextlib.suppress(Exception):  # of the whole it may do, with cloudpickle
-                sizes[place] = Candidate(objects[place], self.serializer).size
-        return sizes
 
     def _seals(self, addresses: Iterable[str]) -> tuple[Seal, ...]:
         """The seals of stores that the other side may not have been handed."""
@@ -598,10 +588,6 @@ LARGE_INLINE = 1 << 16
 
 # What is left of a function, its code for instance, is stored from this many bytes on.
 LARGE_FUNCTION = 1 << 16
-
-# Of what a callable carries, as many objects are worth a note; and from so many bytes on.
-_CARRIED_AT_MOST = 8
-_CARRIED_FROM = 1024
 
 # Objects that pass and are smaller are not looked at more closely, in bytes.
 _WEIGHED = 1000

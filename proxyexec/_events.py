@@ -6,9 +6,12 @@ Nothing here refers to arguments or results: only to names of types, and sizes. 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from proxyexec.policy import ShouldProxy, reason_of
+
+if TYPE_CHECKING:
+    from proxyexec._carrying import Carried
 
 __all__ = [
     "Event",
@@ -45,9 +48,9 @@ class Sent(NamedTuple):
     key: str = ""
     content: str = ""
     """Alike for objects of the same content, as far as some of the bytes tell."""
-    carries: tuple[tuple[str, int], ...] = ()
-    """Of a callable, where somebody observes everything: the types of the larger objects that it
-    carries and that went with it, and about how many of its bytes these are."""
+    carries: tuple[Carried, ...] = ()
+    """Of a callable, where somebody observes everything: the larger objects that it carries and
+    that went with it."""
     parts: tuple[Sent, ...] = ()
     """What of it was stored by itself."""
 
@@ -82,7 +85,7 @@ class Moved(NamedTuple):
     """Alike for objects of the same content, where somebody observes everything."""
     is_part: bool = False
     """Whether it is a part of the object before, stored by itself."""
-    carries: tuple[tuple[str, int], ...] = ()
+    carries: tuple[Carried, ...] = ()
     """As of :class:`Sent`."""
 
 

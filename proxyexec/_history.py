@@ -5,10 +5,12 @@ Counts by size and kind, and the types that were met; no objects.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Iterable
 
+from proxyexec._carried import FUNCTIONS
 from proxyexec._costs import KINDS, CostModel, Kind, Side
 from proxyexec._limits import NEVER, Costs
 from proxyexec.errors import name_of
@@ -33,6 +35,8 @@ class History:
         self._types: dict[Kind, list[type]] = {kind: [] for kind in KINDS}
         # What was made ready once for many tasks: by type, its kind and the largest size.
         self._shared: dict[type, tuple[Kind, int]] = {}
+        # The names of types of results.
+        self._returned: set[str] = set()
 
     def add_argument(self, kind: Kind, of: type, size: int) -> None:
         """Count an argument, of a type and a serialized size in bytes."""
@@ -44,6 +48,8 @@ class History:
 
     def add_shared(self, kind: Kind, of: type, size: int) -> None:
         """Count what is made ready once for many tasks: the callable of a ``map``, or a part."""
+        if of in FUNCTIONS and of is not functools.partial:
+            return  # of which many types have no name to be written with
         before = self._shared.get(of)
         if before is not None or len(self._shared) < _TYPES_AT_MOST:
             self._shared[of] = kind, max(size, 0 if before is None else before[1])
@@ -51,6 +57,8 @@ class History:
 
     def add_result(self, of: str, size: int, passed: float) -> None:
         """Count a result, of a type by that name, and how many tasks were given it."""
+        if len(self._returned) < _TYPES_AT_MOST:
+            self._returned.add(of)
         self._sent["result", self.kind_of(of), size.bit_length(), passed] += 1
 
     def kind_of(self, of: str) -> Kind:
@@ -116,16 +124,24 @@ class History:
         policy = self._by_size(limits)
         if shared is None:
             return policy
-        sent = {one for types in self._types.values() for one in types}
         by_kind: dict[Kind, list[type]] = {kind: [] for kind in KINDS}
         for one, (kind, size) in list(self._shared.items()):
-            if one not in sent and shared[kind] <= size < limits[kind]:
+            if shared[kind] <= size < limits[kind] and not self._others_are(one):
                 by_kind[kind].append(one)
         for kind, types in by_kind.items():
             if types:
                 more = ProxyType(*types) & ProxySize(shared[kind])
                 policy = more if isinstance(policy, ProxyNever) else policy | more
         return policy
+
+    def _others_are(self, of: type) -> bool:
+        """Tell whether what is not shared may be of a type, too."""
+        sent = [list(types) for types in self._types.values()]
+        if max(map(len, (*sent, self._returned))) >= _TYPES_AT_MOST:
+            return True  # there were more than are known
+        if any(issubclass(one, of) for types in sent for one in types):
+            return True
+        return name_of(of) in self._returned
 
     def _by_size(self, limits: dict[Kind, int]) -> Policy:
         low, high = sorted(KINDS, key=lambda kind: limits[kind])

@@ -140,7 +140,7 @@ class Leases:
         self.notes: dict[str, tuple[str, int | str | None, str, str]] = {}
         """What the objects are that somebody holds, by key, as :class:`Note` has it; not all."""
         self._spared: set[str] = set()
-        # To be evicted once more, at that time; the evicting thread's own.
+        # To be evicted once more, at that time, unless it is held; the evicting thread's own.
         self._left: set[str] = set()
         self._retry_at = 0.0
         # Guards counts, companions, spared ones and thread. Held for dictionary operations only.
@@ -178,6 +178,18 @@ class Leases:
                 return None
             self._counts[key] += 1
         return Lease(self, key, self._home())
+
+    def take_again(self, key: str) -> Lease:
+        """Hold the object under ``key``, which nobody may hold any more; it may be gone then.
+
+        Not evicted from then on. If nobody held it, this waits for what is being evicted.
+        """
+        lease = self.join(key)
+        if lease is None:
+            lease = self.take(key)
+            if self._thread is not None:
+                self.flush()
+        return lease
 
     def held(self) -> tuple[dict[str, int], dict[str, Sequence[Lease]]]:
         """Return how many leases there are on each object, and what each holds on to others."""
@@ -284,6 +296,9 @@ class Leases:
     def _work(self) -> None:
         while True:
             keys, again, events, stop = self._count(self._batch())
+            if self._left:
+                with self._lock:
+                    self._left.difference_update(self._counts)  # these are owned again
             # Who ends wants no waiting for a server that is silent: the store is closed now.
             if not stop and (events or time.monotonic() >= self._retry_at):
                 keys += self._left.difference(keys)

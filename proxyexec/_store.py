@@ -467,17 +467,22 @@ class Store:
     def take_again(self, key: str) -> Lease:
         """Hold the object under ``key``, which nobody may hold any more.
 
+        If so, this waits until what others have let go of is evicted: it may be among that, or have
+        been the last thing that kept the store open.
+
         Raises:
             ObjectMissingError: it is gone.
             StoreClosedError: the store is closed, perhaps as nobody held anything any more.
             ValueError: this process does not own the store.
         """
-        leases = self._check_owner()
-        lease = leases.take(key)
-        leases.flush()  # it may be being evicted, as others have let go of it; or all that there is
-        self._check_open()
-        if not self.connector.exists(key):
-            raise ObjectMissingError(key, self.connector.url)
+        lease = self._check_owner().take_again(key)
+        try:
+            self._check_open()
+            if not self.connector.exists(key):
+                raise ObjectMissingError(key, self.connector.url)
+        except BaseException:
+            lease.forget()  # the caller may keep the error, hence this frame
+            raise
         return lease
 
     def start_evicting(self) -> None:

@@ -92,14 +92,16 @@ class TraceMoved:
     """The same for objects of the same content; empty if nobody knows."""
     part: bool
     """Whether it is a part of the object before it, stored by itself."""
-    carries: tuple[tuple[str, int], ...] = ()
-    """Of a ``function``, the types of the larger objects that it carries and that went with it, and
-    about how many of its bytes these are."""
+    carries: tuple[tuple[str, int, str], ...] = ()
+    """Of a ``function``, the larger objects that it carries and that went with it: of each, its
+    type, about how many of the bytes it is, and its ``content``."""
 
     def __post_init__(self) -> None:
-        if self.carries:
-            pairs = tuple((str(name), int(size)) for name, size in self.carries)
-            object.__setattr__(self, "carries", pairs)
+        if self.carries != ():
+            carries = tuple((str(kind), int(size), str(like)) for kind, size, like in self.carries)
+            if any(size < 0 for _, size, _ in carries):
+                raise ValueError("an object cannot have a negative size")
+            object.__setattr__(self, "carries", carries)
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ class TraceReader:
         names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
         try:
             return kind(**{name: value for name, value in facts.items() if name in names})
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, OverflowError) as error:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, reason: str) -> TraceError:

@@ -162,7 +162,11 @@ class AdaptiveRule:
             if number
         }
         contents = Counter(
-            item.content for step in run.steps for item in step.given if item.content
+            one.content
+            for step in run.steps
+            for item in step.given
+            for one in (item, *item.parts)
+            if one.content and not one.is_mapped
         )
         repeated = [number for number in contents.values() if number > 1]
         # As it expects, before it has seen more: two.

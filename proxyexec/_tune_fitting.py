@@ -17,7 +17,7 @@ from proxyexec._tune_replay import Outcome, replay
 if TYPE_CHECKING:
     from proxyexec._costs import CostModel
     from proxyexec._tune_candidates import Rule
-    from proxyexec._tune_run import Run
+    from proxyexec._tune_run import Item, Run
 
 __all__ = ["Fitted", "fitted_to"]
 
@@ -78,8 +78,8 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
 
     run = _started(run, Prices(costs, run.workers))
     moved = [one for step in run.steps for one in (*step.given, *step.returned)]
-    inline_bytes = sum(one.bytes for one in moved if one.path == "inline")
-    is_inline = 2 * inline_bytes >= sum(one.bytes for one in moved)
+    inline_bytes = sum(map(_inline_bytes, moved))
+    is_inline = 2 * inline_bytes >= sum(one.whole_bytes for one in moved)
     slower, as_measured, ratio = left(1.0)
     fitted, now = as_measured, ratio
     # A longer one does not take less: so the scale is found by halving what is between two.
@@ -97,6 +97,13 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
     if abs(now - 1) >= (1 - _AS_FAST) * abs(ratio - 1):  # which is not for how long moving took
         return Fitted(as_measured, 1.0, is_inline, ratio, ratio)
     return Fitted(fitted, scale, is_inline, ratio, now)
+
+
+def _inline_bytes(item: Item) -> int:
+    """Return how many bytes of an object, and of its parts, went inline in the run."""
+    if item.path != "inline":
+        return 0
+    return item.bytes + sum(one.bytes for one in item.parts if one.path == "inline")
 
 
 def _started(run: Run, prices: Prices) -> Run:
@@ -124,8 +131,8 @@ def _uncrowded(
         How many times as long they took; the run; its replay.
     """
 
-    def alone(slower: float) -> Run:
-        steps = tuple(replace(one, run_s=one.run_s / slower) for one in run.steps)
+    def alone(factor: float) -> Run:
+        steps = tuple(replace(one, run_s=one.run_s / factor) for one in run.steps)
         return replace(run, steps=steps)
 
     rounds = _ROUNDS if slower is None else _ROUNDS_FROM_THERE

@@ -411,7 +411,11 @@ class _World:
                 self._hold(made[0].stored)
                 return [_Moving(replace(item, parts=()), made[0].stored, "reference")]
         whole, parts = self._split(item)
-        return [self._way(one) for one in (whole, *parts)]
+        stays = (  # whatever the policy
+            whole.what == "function" and whole.type in _CALLABLES and whole.bytes < LARGE_FUNCTION
+        )
+        first = _Moving(whole, None, "inline") if stays else self._way(whole)
+        return [first, *map(self._way, parts)]
 
     def _split(self, item: Item) -> tuple[Item, list[Item]]:
         """Return an object without those parts that are stored by themselves, and these."""
@@ -451,8 +455,6 @@ class _World:
         return _Moving(item, stored, "store")
 
     def _wants(self, item: Item) -> bool:
-        if item.type in _CALLABLES and item.bytes < LARGE_FUNCTION:
-            return False  # sent inline, whatever the policy
         content = item.content
         return self._rule.wants(
             item, repeated=content in self._sent, found=content in self._contents

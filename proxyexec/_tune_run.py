@@ -275,7 +275,7 @@ class _Reader:
         return Step(
             task.function,
             tuple(
-                _with_carried(item, whole.carries)
+                self._with_carried(item, whole.carries)
                 for item, (whole, _) in zip(given, sent, strict=True)
             ),
             tuple(returned),
@@ -324,6 +324,33 @@ class _Reader:
             tuple(self._item(function, one, (), read) for one in parts),
             moved.content in self._mapped,
         )
+
+    def _with_carried(self, item: Item, carries: Iterable[tuple[str, int, str]]) -> Item:
+        """Make parts of what a callable carries: policies may store these by themselves."""
+        parts: list[Item] = []
+        left = item.bytes
+        for number, (name, size, content) in enumerate(carries):
+            if size > left:  # sizes are estimates
+                continue
+            left -= size
+            same = f"{item.content}/{number}" if item.content else ""
+            part = replace(
+                item,
+                type=name,
+                bytes=size,
+                kind=self._kind_in(item, name),
+                path="inline",
+                content=content or same,
+                maker=None,
+                parts=(),
+            )
+            parts.append(part)
+        return _shared_out(replace(item, bytes=left), parts) if parts else item
+
+    def _kind_in(self, item: Item, name: str) -> Kind:
+        """Return the kind of an object within another; of an unknown type, it has that one's."""
+        known = self._kinds.get(name)
+        return known or ("buffers" if name.startswith(_BUFFERS) else item.kind)
 
     def _with_waiting(self, steps: list[Step]) -> list[Step]:
         """Say what each waited for, and for how long the program thought."""
@@ -392,34 +419,17 @@ def _loaded(items: list[Item], unpack: float) -> list[Item]:
     ]
 
 
-def _with_carried(item: Item, carries: Iterable[tuple[str, int]]) -> Item:
-    """Make parts of what a callable carries: policies may store these by themselves."""
-    parts, left = [], item
-    for number, (name, size) in enumerate(carries):
-        bytes_left = left.bytes - size
-        if bytes_left < 0:  # sizes are estimates
-            continue
-        share = size / left.bytes if left.bytes else 0.0
-        parts.append(
-            replace(
-                left,
-                type=name,
-                bytes=size,
-                path="inline",
-                dump_s=left.dump_s * share,
-                load_s=None if left.load_s is None else left.load_s * share,
-                content=f"{item.content}/{number}" if item.content else "",
-                maker=None,
-                parts=(),
-            )
-        )
-        left = replace(
-            left,
-            bytes=bytes_left,
-            dump_s=left.dump_s * (1 - share),
-            load_s=None if left.load_s is None else left.load_s * (1 - share),
-        )
-    return replace(left, parts=(*item.parts, *parts)) if parts else item
+def _shared_out(item: Item, parts: list[Item]) -> Item:
+    """Give an object parts, and share out by size what pickling and unpickling them took."""
+    pickled = [one for one in (item, *parts) if one.kind == "pickle"]
+    total = sum(one.bytes for one in pickled)
+
+    def share(one: Item) -> Item:
+        part = one.bytes / total if one.kind == "pickle" and total else 0.0
+        load_s = None if item.load_s is None else item.load_s * part
+        return replace(one, dump_s=item.dump_s * part, load_s=load_s)
+
+    return replace(share(item), parts=(*item.parts, *map(share, parts)))
 
 
 def _is_passed(item: Item) -> bool:

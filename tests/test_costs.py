@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -282,10 +284,29 @@ def test_plain_policies_know_what_is_shared_by_type():
     assert policy(("x" * 2000,)) and not policy(["x" * 2000])
     # Others are bytes, too.
     assert not policy(bytes(10_000)) and policy(bytes(60_000))
+    # So are some results, which are known by the names of their types; and subclasses are one.
+    history.add_result("dict", 1000, 0.0)
+    assert not history.policy(limits, shared)({"a": "x" * 2000})
+    history.add_argument("pickle", NamedTuple("Pair", [("one", int)]), 1000)
+    assert not history.policy(limits, shared)(("x" * 2000,))
     # One that is too small for that, or large enough as it is, makes no difference.
-    for limits, shared in (
-        ({"pickle": 1500}, {"pickle": 500}),
-        ({"pickle": 90_000}, {"pickle": 70_000}),
-    ):
-        policy = history.policy({"buffers": NEVER, **limits}, {"buffers": NEVER, **shared})
-        assert not policy({"a": "x" * 1200}) and not policy(("x" * 1200,))
+    for of_shared, otherwise in ((70_000, 90_000), (500, 1500)):
+        history = History()
+        history.add_shared("pickle", dict, 2000)
+        limits = {"buffers": NEVER, "pickle": otherwise}
+        policy = history.policy(limits, {"buffers": NEVER, "pickle": of_shared})
+        assert policy({"a": "x" * 1200}) is False
+    # A function has a type without a name of its own.
+    history.add_shared("pickle", type(len), 80_000)
+    history.add_shared("pickle", functools.partial, 80_000)
+    policy = history.policy({"buffers": NEVER, "pickle": NEVER}, {"buffers": 1, "pickle": 3000})
+    assert repr(policy) == "(ProxyType(functools.partial) & ProxySize(3000))"
+
+
+def test_what_may_have_been_forgotten_is_not_taken_for_shared_alone():
+    history = History()
+    history.add_shared("pickle", dict, 2000)
+    for number in range(32):
+        history.add_argument("buffers", type(f"Kind{number}", (), {}), 1000)
+    policy = history.policy({"buffers": NEVER, "pickle": NEVER}, {"buffers": 1, "pickle": 1})
+    assert isinstance(policy, ProxyNever)

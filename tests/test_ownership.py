@@ -98,8 +98,55 @@ def test_disowned_objects_stay_until_they_are_owned_again(store):
 def test_what_is_gone_cannot_be_owned_again(store):
     proxy = disown(store.proxy([1]))
     store.evict(proxy)
-    with pytest.raises(ObjectMissingError, match="evicted"):
+    with pytest.raises(ObjectMissingError, match="evicted") as caught:
         own(proxy)
+    store.usage()  # when all is counted
+    assert store._leases.held()[0] == {}
+    assert caught.value  # which is kept, with what its traceback refers to
+
+
+def test_owning_again_waits_for_no_other_where_somebody_holds_the_object():
+    class Waiting(MemoryConnector):
+        evicts, may_evict = threading.Event(), threading.Event()
+
+        def evict(self, keys):
+            self.evicts.set()
+            assert self.may_evict.wait(30)
+            super().evict(keys)
+
+    with Store("test", Waiting()) as store:
+        proxy, other = store.proxy([1]), store.proxy([2])
+        holder = clone(proxy)
+        store.start_evicting()
+        del other
+        assert Waiting.evicts.wait(30)
+        own(disown(proxy))
+        Waiting.may_evict.set()
+        del holder
+        assert store.usage().objects == 1
+
+
+def test_what_is_owned_again_is_not_evicted_later():
+    """Its eviction failed, and would be tried again."""
+
+    class Failing(MemoryConnector):
+        fails = True
+
+        def evict(self, keys):
+            if self.fails:
+                raise ConnectorUnavailableError(self.url, "nobody there")
+            super().evict(keys)
+
+    with Store("test", Failing()) as store:
+        proxy = store.proxy([1])
+        other = clone(proxy)
+        disown(proxy)
+        del other
+        assert store.usage().objects == 1 and store.eviction_failures == 1
+        own(proxy)
+        Failing.fails = False
+        assert store.usage().objects == 1  # everything that is left is tried again for this
+        assert proxy == [1]
 
 
 def test_what_is_being_evicted_cannot_be_owned_again():

@@ -146,14 +146,15 @@ def test_what_a_callable_carries_is_seen_where_it_is_not_stored_by_itself(path):
     whole = [task.moved[0] for task in read_trace(path).tasks[:3]]
     assert {one.type for one in whole} == {"functools.partial"}
     alone, with_data, both = (one.carries for one in whole)
-    assert [one for one, _ in alone] == [kind]
-    assert [one for one, _ in with_data] == ["bytes", kind]
-    assert [one for one, _ in both] == [kind, kind]
+    assert [one for one, *_ in alone] == [kind]
+    assert [one for one, *_ in with_data] == ["bytes", kind]
+    assert [one for one, *_ in both] == [kind, kind]
     sizes = [len(pickle.dumps(one, 5)) for one in (one, two)]
-    for (_, size), expected in zip(
+    for (_, size, _), expected in zip(
         (*alone, *with_data, *both), (sizes[0], BIG, sizes[0], *sizes), strict=True
     ):
         assert expected <= size < expected + 500
+    assert len({content for _, _, content in (*alone, *with_data, *both)}) == 3
 
     with StoreExecutor(make_base(), should_proxy=ProxyType(Model)) as executor:
         with executor.trace(path):
@@ -164,7 +165,71 @@ def test_what_a_callable_carries_is_seen_where_it_is_not_stored_by_itself(path):
     parts = [[one for one in some if one.part] for some in moved]
     assert [[one.type for one in some] for some in parts] == [[kind], [kind], [kind, kind]]
     assert {one.path for some in parts for one in some} <= {"store", "found"}
-    assert [one[0].carries for one in moved] == [(), (("bytes", BIG),), ()]
+    assert [one[0].carries for one in moved] == [
+        (),
+        (("bytes", BIG, with_data[0][2]),),
+        (),
+    ]
+
+
+def unusual(*given):
+    return len(given) + len(GLOBAL) + STRANGE
+
+
+class Strange(int):
+    """Says that it is something else, and has no time for that either."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("outside of its context")
+
+
+GLOBAL, STRANGE = ["x" * 100] * 5000, Strange(1)
+
+
+def test_what_does_not_go_with_a_callable_is_not_carried(path):
+    with StoreExecutor(make_base()) as executor, executor.trace(path):
+        held = proxyexec.clone(executor.store.proxy(Model(20_000)))
+        for call in (
+            functools.partial(unusual, 1),  # finds these by their names
+            functools.partial(weigh, held),
+        ):
+            assert executor.submit(call).result() >= 1
+        assert not proxyexec.is_resolved(held)
+        settle(executor)
+    assert [task.moved[0].carries for task in read_trace(path).tasks[:2]] == [()] * 2
+
+
+def test_all_that_a_callable_carries_is_no_more_than_it_is(path):
+    text, model = ["\u20ac" * 400] * 3, Model(20_000)
+    calls = [
+        functools.partial(weigh, text, model),
+        functools.partial(weigh, model, [model], {1: model}),
+    ]
+    with StoreExecutor(make_base()) as executor, executor.trace(path):
+        for call in calls:
+            executor.submit(call).result()
+        settle(executor)
+    for task in read_trace(path).tasks[:2]:
+        whole = task.moved[0]
+        sizes = {kind: size for kind, size, _ in whole.carries}
+        assert sum(size for _, size, _ in whole.carries) <= whole.bytes
+        assert sizes[f"{__name__}.Model"] > 10_000
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_of_what_parts_were_taken_from_nothing_is_said(path, size):
+    pytest.importorskip("numpy")
+    import numpy as np  # noqa: PLC0415
+
+    call = functools.partial(weigh, {"array": np.zeros(size), "text": "x" * 3000})
+    policy = ProxySize("100 kB")
+    with StoreExecutor(make_base(), should_proxy=policy, nested=True) as executor:
+        with executor.trace(path):
+            executor.submit(call).result()
+            settle(executor)
+    function = read_trace(path).tasks[0].moved[0]
+    assert [kind for kind, *_ in function.carries] == (["dict"] if size == 100 else [])
 
 
 @pytest.mark.parametrize("chunksize", [1, 4, "auto"])
@@ -365,13 +430,11 @@ def test_half_of_a_last_line_is_left_out(path):
         assert reader.read().end is not None
 
 
-# All that an object has, and one field that says nothing.
-CARRIES_WRONGLY = json.dumps(
-    {
-        **{"what": "function", "name": None, "type": "functools.partial", "bytes": 1},
-        **{"exact": True, "path": "inline", "decided_by": "", "serialize_s": 0, "put_s": 0},
-        **{"key": "", "content": "", "part": False, "carries": [["list", "large"]]},
-    }
+# A task that is whole but for what a function carries.
+CARRIES = (
+    '{header}\n{"event": "task", "moved": [{"what": "function", "name": null, "type": "partial", '
+    '"bytes": 1, "exact": true, "path": "inline", "decided_by": "", "serialize_s": 0, "put_s": 0, '
+    '"key": "", "content": "", "part": false, "carries": %s}]}\n'
 )
 
 
@@ -388,8 +451,11 @@ CARRIES_WRONGLY = json.dumps(
         ('{header}\n{"event": "task", "t": 1}\n', "missing"),
         ('{header}\n{"event": "task", "moved": [1]}\n', "line 2 is damaged"),
         ('{header}\n{"event": "task", "moved": 1}\n', "line 2 is damaged"),
-        ('{header}\n{"event": "task", "moved": [{"carries": 1}]}\n', "line 2 is damaged"),
-        ('{header}\n{"event": "task", "moved": [CARRIES]}\n', "line 2 is damaged"),
+        (CARRIES % '[["list", "large", ""]]', "line 2 is damaged: invalid literal"),
+        (CARRIES % '[["list", Infinity, ""]]', "line 2 is damaged: .*infinity"),
+        (CARRIES % '[["list", -1, ""]]', "line 2 is damaged: .*negative"),
+        (CARRIES % "1", "line 2 is damaged: .*not iterable"),
+        (CARRIES % "null", "line 2 is damaged: .*not iterable"),
         ('{header}\n{"event": "task", "resolved": null}\n', "line 2 is damaged"),
         (f"{'[' * 100_000}\n", "line 1 is damaged"),
     ],
@@ -397,7 +463,7 @@ CARRIES_WRONGLY = json.dumps(
 def test_what_is_no_trace_is_refused(path, text, reason):
     with StoreExecutor(make_base("thread")) as executor, executor.trace(path):
         header = path.read_text().splitlines()[0]
-    path.write_text(text.replace("{header}", header).replace("CARRIES", CARRIES_WRONGLY))
+    path.write_text(text.replace("{header}", header))
     with pytest.raises(TraceError, match=reason) as caught:
         read_trace(path)
     assert caught.value.path == str(path)

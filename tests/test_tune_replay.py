@@ -405,6 +405,23 @@ def test_what_the_callable_of_a_map_carries_is_stored_by_itself():
     # A callable without it is too small to be stored by any policy.
     small = replace(function, bytes=1000)
     assert replay(run(step(small, run_s=1.0)), ALWAYS, World()).inline_bytes == 1000
+    # Given as an argument, it is one.
+    argued = replace(small, what="argument 0", parts=(), path="store")
+    for rule in (ALWAYS, AS_IT_WAS):
+        assert replay(run(step(argued, run_s=1.0)), rule, World()).stored_bytes == 1000
+
+
+def test_what_several_callables_carry_is_stored_once():
+    def function(number):
+        return Item(
+            *("function", "functools.partial", 1000, "buffers"),
+            content=f"whole {number}",
+            parts=(Item("function", "Model", MB, "buffers", content="the same"),),
+        )
+
+    models = PlainRule(TunePolicy("models", "ProxyType(Model)"), types=frozenset({"Model"}))
+    outcome = replay(run(*(step(function(n), run_s=1.0) for n in range(3))), models, World())
+    assert (outcome.stored_bytes, outcome.found_bytes) == (MB, 2 * MB)
 
 
 def test_what_parts_that_are_not_stored_take_is_taken_by_the_whole():

@@ -279,24 +279,38 @@ def test_parts_belong_to_the_object_before_them():
 
 
 def test_what_a_callable_carries_are_parts_that_were_not_stored():
-    carried = moved(
-        *("function", None, 1000),
-        type="functools.partial",
-        content="one",
-        carries=(("list", 600), ("bytes", 300), ("set", 200)),
-        serialize_s=0.1,
+    def carrying(place, content):
+        return moved(
+            *("function", None, 1000),
+            type="functools.partial",
+            content=f"whole {place}",
+            carries=(
+                ("list", 500, content),
+                ("numpy.ndarray", 300, ""),
+                ("set", 300, "too much"),
+                ("dict", 100, ""),
+            ),
+            serialize_s=0.06,
+        )
+
+    found = run(
+        task("a", 0.0, 1.0, carrying(1, "one"), unpack_s=0.12),
+        task("b", 0.1, 1.0, carrying(2, "one"), unpack_s=0.12),
     )
-    [step] = run(task("a", 0.0, 1.0, carried, unpack_s=0.2)).steps
-    [function] = step.given
-    assert (function.bytes, function.whole_bytes) == (100, 1000)
-    assert [(one.type, one.bytes, one.path) for one in function.parts] == [
-        ("list", 600, "inline"),
-        ("bytes", 300, "inline"),  # and not more than there is
+    first, second = (step.given[0] for step in found.steps)
+    assert (first.bytes, first.whole_bytes) == (100, 1000)
+    assert [(one.type, one.bytes, one.path, one.kind) for one in first.parts] == [
+        ("list", 500, "inline", "pickle"),
+        ("numpy.ndarray", 300, "inline", "buffers"),
+        ("dict", 100, "inline", "pickle"),
     ]
-    assert len({one.content for one in (function, *function.parts)}) == 3
-    every = (function, *function.parts)
-    assert [one.dump_s for one in every] == pytest.approx([0.01, 0.06, 0.03])
-    assert [one.load_s for one in every] == pytest.approx([0.02, 0.12, 0.06])
+    assert [one.content for one in first.parts] == ["one", "whole 1/1", "whole 1/3"]
+    # The same in another callable.
+    assert [one.content for one in second.parts] == ["one", "whole 2/1", "whole 2/3"]
+    # By what was pickled in it.
+    every = first, *first.parts
+    assert [one.dump_s for one in every] == pytest.approx([0.06 / 7, 0.3 / 7, 0, 0.06 / 7])
+    assert [one.load_s for one in every] == pytest.approx([0.12 / 7, 0.6 / 7, 0, 0.12 / 7])
 
 
 def test_workers_are_those_that_say_so_or_were_seen():
