@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -39,7 +40,7 @@ from measure import quartiles  # noqa: E402
 from over_redis import Server  # noqa: E402
 from screen import Progress, duration, show_table  # noqa: E402
 from tuning_pipelines import PIPELINES, Pipeline  # noqa: E402
-from tuning_predictions import Prediction, medians_of, predict, traced  # noqa: E402
+from tuning_predictions import Prediction, decisions_in, predict, traced  # noqa: E402
 from tuning_setups import ADAPTIVE, FIXED, NEVER, QUICK, SETUPS, executors  # noqa: E402
 
 DISTRIBUTIONS = (
@@ -56,6 +57,9 @@ _CASES = 0.9
 # Rounds that come before those that are kept: executors learn, and so do allocators.
 _FIRST_ROUNDS = 2
 
+# Of those that are kept, which tell what is best, and which how long that takes.
+_ALL, _TOLD_BY, _MEASURED_BY = slice(None), slice(None, None, 2), slice(1, None, 2)
+
 
 @dataclass
 class Case:
@@ -64,19 +68,42 @@ class Case:
     pipeline: str
     setup: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    decisions: dict[str, Counter[tuple[object, ...]]] = field(default_factory=dict)
+    """By policy, what it had stored."""
     calibration_seconds: float | None = None
     frozen: str = ""
     predicted: Prediction | None = None
 
-    def median(self, policy: str) -> float:
-        """The median of a policy's samples."""
-        return statistics.median(self.seconds[policy])
+    def alike(self, policy: str) -> list[str]:
+        """The fixed policies that had stored what this one had: here, they are the same."""
+        if policy == ADAPTIVE:
+            return [policy]
+        mine = self.decisions[policy]
+        return [one for one in self.fixed if self.decisions[one] == mine]
+
+    def median(self, policy: str, rounds: slice = _ALL) -> float:
+        """The median of a policy's samples, and of those of others that are the same."""
+        samples = [
+            seconds
+            for one in self.alike(policy)
+            for seconds in self.seconds[one][rounds] or self.seconds[one]
+        ]
+        return statistics.median(samples)
+
+    def medians(self, rounds: slice = _ALL) -> dict[str, float]:
+        """Those of all fixed policies."""
+        return {one: self.median(one, rounds) for one in self.fixed}
+
+    @property
+    def fixed(self) -> list[str]:
+        """The fixed policies."""
+        return [one for one in self.seconds if one != ADAPTIVE]
 
     @property
     def best(self) -> str:
         """The fixed policy that is fastest, as every other round tells."""
-        fixed = (one for one in self.seconds if one != ADAPTIVE)
-        return min(fixed, key=lambda one: statistics.median(self.seconds[one][::2]))
+        told = self.medians(_TOLD_BY)
+        return min(told, key=told.__getitem__)
 
     @property
     def of_best(self) -> float:
@@ -84,10 +111,7 @@ class Case:
 
         By the same rounds, the best of many would be the luckiest.
         """
-        if len(self.seconds[ADAPTIVE]) == 1:
-            return self.median(ADAPTIVE) / self.median(self.best)
-        ours, best = (statistics.median(self.seconds[one][1::2]) for one in (ADAPTIVE, self.best))
-        return ours / best
+        return self.median(ADAPTIVE, _MEASURED_BY) / self.median(self.best, _MEASURED_BY)
 
     @property
     def of_never(self) -> float:
@@ -160,19 +184,25 @@ def _measure(
         for policy, executor in turns:
             progress.step(f"{pipeline.name} on {case.setup}")
             data = pipeline.data(next(serials))
+            if number == 0:
+                result, trace = traced(pipeline, executor, data)
+                case.decisions[policy] = decisions_in(trace)
+                if not pipeline.equal(result, pipeline.direct(data)):
+                    raise WrongResultError(f"{pipeline.name} with {policy}")
+                del result
+                executor.store.usage()
+                continue
             gc.collect()
             start = time.perf_counter()
             result = pipeline.run(executor, data)
             seconds = time.perf_counter() - start
-            if number == 0 and not pipeline.equal(result, pipeline.direct(data)):
-                raise WrongResultError(f"{pipeline.name} with {policy}")
             del result
             # Evicting goes on after it, in a thread: it is not to disturb the next one.
             executor.store.usage()
             if number >= _FIRST_ROUNDS:
                 case.seconds.setdefault(policy, []).append(seconds)
         if number in traced_after:
-            traces.append(traced(pipeline, made[NEVER], pipeline.data(next(serials))))
+            traces.append(traced(pipeline, made[NEVER], pipeline.data(next(serials)))[1])
     adaptive = made[ADAPTIVE]._context.policy
     case.frozen = repr(adaptive.frozen())
     case.predicted = predict(traces, made, list(made))
@@ -203,6 +233,7 @@ def _tables(cases: Sequence[Case]) -> list[dict[str, Any]]:
             ],
             "rows": summary,
             "notes": [
+                "Fixed policies that store the same objects are one: their samples count together.",
                 (
                     f"Within {_OF_BEST - 1:.0%} of the best fixed policy in {near} of {len(cases)} "
                     f"cases (goal: {_CASES:.0%})."
@@ -242,8 +273,9 @@ def _foretold(cases: Sequence[Case]) -> dict[str, Any]:
     right, near = 0, 0
     told = [(case, case.predicted) for case in cases if case.predicted is not None]
     for case, predicted in told:
-        medians = medians_of(case.seconds)
-        ranked, is_near = predicted.ranks_rightly(case.seconds), predicted.is_near(medians)
+        medians = case.medians()
+        ranked = predicted.ranks_rightly(case.medians(_TOLD_BY), case.medians(_MEASURED_BY))
+        is_near = predicted.is_near(medians)
         right, near = right + ranked, near + is_near
         best = predicted.best()
         rows.append(
@@ -285,6 +317,7 @@ def _entry(case: Case) -> dict[str, Any]:
         "setup": case.setup,
         "seconds": case.seconds,
         "medians": {policy: case.median(policy) for policy in case.seconds},
+        "alike": [*{tuple(case.alike(policy)): None for policy in case.fixed}],
         "best": case.best,
         "of_best": case.of_best,
         "of_never": case.of_never,

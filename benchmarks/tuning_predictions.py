@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from proxyexec.tune import tune
 if TYPE_CHECKING:
     from tuning_pipelines import Pipeline
 
-__all__ = ["Prediction", "medians_of", "predict", "traced"]
+__all__ = ["Prediction", "decisions_in", "predict", "traced"]
 
 # As the command has it.
 _SECONDS = 3.0
@@ -35,30 +35,29 @@ class Prediction:
     """What was foretold of a case."""
 
     seconds: Mapping[str, float]
-    """By policy."""
+    """By fixed policy."""
     ratio: float
     """How many times as long as its replay the traced run took."""
 
     def best(self) -> str:
         """The fixed policy that is said to be fastest."""
-        return min(_fixed(self.seconds), key=self.seconds.__getitem__)
+        return min(self.seconds, key=self.seconds.__getitem__)
 
-    def ranks_rightly(self, seconds: Mapping[str, Sequence[float]]) -> bool:
+    def ranks_rightly(self, told: Mapping[str, float], medians: Mapping[str, float]) -> bool:
         """Tell whether the policies said to be best and worst are, as far as times differ.
 
-        Which are is told by every other sample, and how long they take by the rest: by the same
-        ones, the best and the worst of many would be those with most luck, good or bad.
+        Args:
+            told: seconds that tell which are, by fixed policy.
+            medians: those that they take, from other samples: by the same ones, the best and the
+                worst of many would be those with most luck, good or bad.
         """
-        fixed = {name: seconds[name] for name in _fixed(seconds)}
-        told = medians_of({name: samples[::2] for name, samples in fixed.items()})
-        medians = medians_of({name: samples[1::2] or samples for name, samples in fixed.items()})
         least, most = (medians[pick(told, key=told.__getitem__)] for pick in (min, max))
-        worst = max(fixed, key=self.seconds.__getitem__)
+        worst = max(told, key=self.seconds.__getitem__)
         return medians[self.best()] <= _AS_GOOD * least and medians[worst] >= most / _AS_GOOD
 
     def off(self, medians: Mapping[str, float]) -> float:
         """Return by which share the time of the policy that is best is off."""
-        best = min(_fixed(medians), key=medians.__getitem__)
+        best = min(medians, key=medians.__getitem__)
         return self.seconds[best] / medians[best] - 1
 
     def is_near(self, medians: Mapping[str, float]) -> bool:
@@ -86,24 +85,24 @@ def predict(
     return Prediction({name: seconds[name] for name in fixed}, result.ratio)
 
 
-def traced(pipeline: Pipeline, executor: Any, data: Any) -> Trace:
-    """Run a pipeline with an executor, and return a trace of that."""
+def traced(pipeline: Pipeline, executor: Any, data: Any) -> tuple[Any, Trace]:
+    """Run a pipeline with an executor, and return the result, and a trace of that."""
     gc.collect()
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "run.jsonl")
         with executor.trace(path):
-            pipeline.run(executor, data)
-        return read_trace(path)
+            result = pipeline.run(executor, data)
+        return result, read_trace(path)
+
+
+def decisions_in(trace: Trace) -> Counter[tuple[object, ...]]:
+    """Return how many objects were stored, and how many were not, of each kind in a run."""
+    return Counter(
+        (task.function, one.what, one.name, one.type, one.part, one.path == "inline")
+        for task in trace.tasks
+        for one in task.moved
+    )
 
 
 def _end(trace: Trace) -> float:
     return 0.0 if trace.end is None else trace.end.t
-
-
-def _fixed(policies: Mapping[str, object]) -> Iterator[str]:
-    return (name for name in policies if name != ADAPTIVE)
-
-
-def medians_of(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Return the medians of samples."""
-    return {name: statistics.median(samples) for name, samples in seconds.items()}
