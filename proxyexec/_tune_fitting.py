@@ -32,6 +32,10 @@ _SCALED = 4.0
 _HALVINGS = 6
 _ENOUGH = 0.01
 
+# On the path that few bytes took, moving is taken to take so much longer, as a power: the run tells
+# less of it, but the machine is the same.
+_OF_OTHERS = 0.5
+
 # Of runs with so many tasks, replays take seconds: there, it is halved less often.
 _LONG = 5000
 _HALVINGS_IF_LONG = 4
@@ -49,11 +53,22 @@ class Fitted:
     moving: float
     """How many times as long as measured moving takes."""
     is_inline: bool
-    """Whether that is for what moves inline; or it is for storing and fetching."""
+    """Whether that is so for what moves inline; or it is so for storing and fetching."""
     ratio: float
     """How many times as long as its replay it took, with everything as measured."""
     left: float
     """The same with moving as it is here."""
+
+    def prices(self, costs: CostModel, *, is_present: bool) -> Prices:
+        """Return what moving costs in this run.
+
+        Args:
+            costs: as measured.
+            is_present: whether the store is that of the run.
+        """
+        return _prices(
+            costs, self.run.workers, self.moving, is_inline=self.is_inline, is_present=is_present
+        )
 
 
 def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> Fitted:
@@ -70,8 +85,7 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
     """
 
     def left(scale: float, slower: float | None = None) -> tuple[float, Run, float]:
-        inline, stored = (scale, 1.0) if is_inline else (1.0, scale)
-        prices = Prices(costs, run.workers, inline=inline, stored=stored)
+        prices = _prices(costs, run.workers, scale, is_inline=is_inline, is_present=True)
         slower, fitted, again = _uncrowded(run, recorded, prices, slower, directly=directly)
         is_known = again.seconds > 0 and run.seconds > 0
         return slower, fitted, run.seconds / again.seconds if is_known else 1.0
@@ -97,6 +111,18 @@ def fitted_to(run: Run, recorded: Rule, costs: CostModel, *, directly: bool) -> 
     if abs(now - 1) >= (1 - _AS_FAST) * abs(ratio - 1):  # which is not for how long moving took
         return Fitted(as_measured, 1.0, is_inline, ratio, ratio)
     return Fitted(fitted, scale, is_inline, ratio, now)
+
+
+def _prices(
+    costs: CostModel, workers: int, moving: float, *, is_inline: bool, is_present: bool
+) -> Prices:
+    others = moving**_OF_OTHERS
+    return Prices(
+        costs,
+        workers,
+        inline=moving if is_inline else others,
+        stored=moving if is_present and not is_inline else others,
+    )
 
 
 def _inline_bytes(item: Item) -> int:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from proxyexec._costs import KINDS, SIDES, CostModel
 from proxyexec._tune_candidates import AdaptiveRule, PolicyRule, RecordedRule, Rule, plain_rules
 from proxyexec._tune_fitting import fitted_to
-from proxyexec._tune_prices import Prices
 from proxyexec._tune_replay import Outcome, replay
 from proxyexec._tune_result import (
     TuneCandidate,
@@ -103,15 +102,7 @@ def tune(
     fitted = fitted_to(run, recorded, present.costs, directly=directly)
     run, ratio = fitted.run, fitted.ratio
     factor = fitted.left**_TRUST
-    prices = {
-        one.store: Prices(
-            one.costs,
-            run.workers,
-            inline=fitted.moving if fitted.is_inline else 1.0,
-            stored=fitted.moving if one is present and not fitted.is_inline else 1.0,
-        )
-        for one in places
-    }
+    prices = {one.store: fitted.prices(one.costs, is_present=one is present) for one in places}
     outcomes: list[tuple[Place, Rule, Outcome]] = []
     for number, (place, rule) in enumerate(jobs, 1):
         # What was measured had a trace written; what is expected has none.

@@ -34,6 +34,7 @@ from proxyexec._costs import CostModel, Curve
 from proxyexec._tune_candidates import RecordedRule
 from proxyexec._tune_cli import _status_line
 from proxyexec._tune_fitting import fitted_to
+from proxyexec._tune_prices import Prices
 from proxyexec._tune_override import REPORT
 from proxyexec._tune_replay import replay
 from proxyexec._tune_result import TuneMeasured, TunePolicy
@@ -122,6 +123,32 @@ def test_expectations_are_corrected_by_what_replaying_the_run_shows():
     # But not more than four times as long; the rest is not believed altogether.
     assert slow.moving == pytest.approx(4.0, rel=0.05)
     assert 1.0 < slow.factor < slow.run.seconds / slow.present.simulated_seconds
+
+
+def test_the_path_that_the_run_did_not_take_is_slower_in_part():
+    costs = model(inline=0.01)
+    fitted = fitted_to(
+        run_of(inline_run()), RecordedRule(TunePolicy("", "")), costs, directly=False
+    )
+    assert fitted.is_inline
+    measured = Prices(costs, 2)
+    for is_present in (True, False):
+        prices = fitted.prices(costs, is_present=is_present)
+        size = 1_000_000
+        assert prices.send("buffers", size) / measured.send("buffers", size) == pytest.approx(
+            fitted.moving, 0.01
+        )
+        assert prices.put("buffers", size) / measured.put("buffers", size) == pytest.approx(
+            fitted.moving**0.5, 0.01
+        )
+    # One of which most was stored tells of that store alone.
+    stored = replace(fitted, is_inline=False)
+    factors = [
+        stored.prices(costs, is_present=is_present).put("buffers", size)
+        / measured.put("buffers", size)
+        for is_present in (True, False)
+    ]
+    assert factors == pytest.approx([fitted.moving, fitted.moving**0.5], 0.01)
 
 
 def test_a_run_is_replayed_as_often_as_that_tells_something(monkeypatch):
