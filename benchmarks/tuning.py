@@ -40,7 +40,7 @@ from measure import quartiles  # noqa: E402
 from over_redis import Server  # noqa: E402
 from screen import Progress, duration, show_table  # noqa: E402
 from tuning_pipelines import PIPELINES, Pipeline  # noqa: E402
-from tuning_predictions import Prediction, decisions_in, predict, traced  # noqa: E402
+from tuning_predictions import Prediction, predict, stored_in, traced  # noqa: E402
 from tuning_setups import ADAPTIVE, FIXED, NEVER, QUICK, SETUPS, executors  # noqa: E402
 
 DISTRIBUTIONS = (
@@ -68,7 +68,7 @@ class Case:
     pipeline: str
     setup: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    decisions: dict[str, Counter[tuple[object, ...]]] = field(default_factory=dict)
+    stored: dict[str, Counter[tuple[object, ...]]] = field(default_factory=dict)
     """By policy, what it had stored."""
     calibration_seconds: float | None = None
     frozen: str = ""
@@ -78,8 +78,8 @@ class Case:
         """The fixed policies that had stored what this one had: here, they are the same."""
         if policy == ADAPTIVE:
             return [policy]
-        mine = self.decisions[policy]
-        return [one for one in self.fixed if self.decisions[one] == mine]
+        mine = self.stored[policy]
+        return [one for one in self.fixed if self.stored[one] == mine]
 
     def median(self, policy: str, rounds: slice = _ALL) -> float:
         """The median of a policy's samples, and of those of others that are the same."""
@@ -186,7 +186,7 @@ def _measure(
             data = pipeline.data(next(serials))
             if number == 0:
                 result, trace = traced(pipeline, executor, data)
-                case.decisions[policy] = decisions_in(trace)
+                case.stored[policy] = stored_in(trace)
                 if not pipeline.equal(result, pipeline.direct(data)):
                     raise WrongResultError(f"{pipeline.name} with {policy}")
                 del result

@@ -19,7 +19,7 @@ from proxyexec.tune import tune
 if TYPE_CHECKING:
     from tuning_pipelines import Pipeline
 
-__all__ = ["Prediction", "decisions_in", "predict", "traced"]
+__all__ = ["Prediction", "predict", "stored_in", "traced"]
 
 # As the command has it.
 _SECONDS = 3.0
@@ -95,12 +95,13 @@ def traced(pipeline: Pipeline, executor: Any, data: Any) -> tuple[Any, Trace]:
         return result, read_trace(path)
 
 
-def decisions_in(trace: Trace) -> Counter[tuple[object, ...]]:
-    """Return how many objects were stored, and how many were not, of each kind in a run."""
+def stored_in(trace: Trace) -> Counter[tuple[object, ...]]:
+    """Return how many objects were stored in a run, of each kind."""
     return Counter(
-        (task.function, one.what, one.name, one.type, one.part, one.path == "inline")
+        (task.function, one.what, one.name, one.type, one.part)
         for task in trace.tasks
         for one in task.moved
+        if one.path != "inline"
     )
 
 
