@@ -53,6 +53,19 @@ def after_callbacks(future):
     return future
 
 
+class Waiting(MemoryConnector):
+    """Evicts when it may."""
+
+    def __init__(self):
+        super().__init__()
+        self.evicts, self.may_evict = threading.Event(), threading.Event()
+
+    def evict(self, keys):
+        self.evicts.set()
+        assert self.may_evict.wait(30)
+        super().evict(keys)
+
+
 def test_a_dropped_proxy_evicts(store):
     proxy = store.proxy([1])
     assert store.usage().objects == 1
@@ -106,22 +119,15 @@ def test_what_is_gone_cannot_be_owned_again(store):
 
 
 def test_owning_again_waits_for_no_other_where_somebody_holds_the_object():
-    class Waiting(MemoryConnector):
-        evicts, may_evict = threading.Event(), threading.Event()
-
-        def evict(self, keys):
-            self.evicts.set()
-            assert self.may_evict.wait(30)
-            super().evict(keys)
-
-    with Store("test", Waiting()) as store:
+    waiting = Waiting()
+    with Store("test", waiting) as store:
         proxy, other = store.proxy([1]), store.proxy([2])
         holder = clone(proxy)
         store.start_evicting()
         del other
-        assert Waiting.evicts.wait(30)
+        assert waiting.evicts.wait(30)
         own(disown(proxy))
-        Waiting.may_evict.set()
+        waiting.may_evict.set()
         del holder
         assert store.usage().objects == 1
 
@@ -152,26 +158,19 @@ def test_what_is_owned_again_is_not_evicted_later():
 def test_what_is_being_evicted_cannot_be_owned_again():
     """The last one who owned it has just let go of it, and it is there still."""
 
-    class Waiting(MemoryConnector):
-        evicts, may_evict = threading.Event(), threading.Event()
-
-        def evict(self, keys):
-            self.evicts.set()
-            assert self.may_evict.wait(30)
-            super().evict(keys)
-
-    with Store("test", Waiting()) as store:
+    waiting = Waiting()
+    with Store("test", waiting) as store:
         proxy = store.proxy([1])
         other = clone(proxy)
         disown(proxy)
         store.start_evicting()
         del other
-        assert Waiting.evicts.wait(30)
+        assert waiting.evicts.wait(30)
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             owning = threads.submit(own, proxy)
             while store._leases._messages.empty() and not owning.done():
                 pass
-            Waiting.may_evict.set()
+            waiting.may_evict.set()
             with pytest.raises(ObjectMissingError, match="evicted"):
                 owning.result(30)
 
