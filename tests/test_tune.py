@@ -432,13 +432,19 @@ def test_real_traces_are_replayed(tmp_path, setting, policy, lazy):
     everything = min(result.candidates, key=lambda one: one.inline_bytes)
     assert everything.inline_bytes < 10_000
     if kind != "threads":  # who are given what is there, of which nobody knows the content
-        # Four arguments, and what they share, and four results; these are passed on.
-        assert everything.stored_bytes == pytest.approx(4 * 300_000 + 500_000 + 3_200_000, 0.01)
-        assert everything.found_bytes == pytest.approx(3 * 500_000, 0.01)
+        # Four arguments, and what they share, and four results; these are passed on. What is shared
+        # is found while it is held: if the client was slow, nobody holds it some of the time.
+        apart, shared = 4 * 300_000 + 3_200_000, 500_000
+        assert everything.stored_bytes >= 0.99 * (apart + shared)
+        all_stored = everything.stored_bytes + everything.found_bytes
+        assert all_stored == pytest.approx(apart + 4 * shared, 0.01)
         present = result.present
         if type(policy) is ProxySize:
-            assert present.stored_bytes == sum(
-                one.bytes for task in trace.tasks for one in task.moved if one.path == "store"
+            assert present.stored_bytes + present.found_bytes == sum(
+                one.bytes
+                for task in trace.tasks
+                for one in task.moved
+                if one.path in ("store", "found")
             )
             never = by_name["never"]
         else:
