@@ -62,7 +62,7 @@ def objects_in(
         about = left // unknown if known is None else min(known, size)
         size -= about  # all together are no more than the whole, whatever is in several of them
         if about >= _FROM:
-            found.append((name_of(type(one)).removeprefix("builtins."), about, content))
+            found.append((name_of(type(one)), about, content))
     return tuple(sorted(found, key=lambda one: -one[1])[:_AT_MOST])
 
 

@@ -553,7 +553,7 @@ def as_it_is(candidate: Candidate) -> Sent:
 
 
 def _kind_of(obj: Any) -> str:
-    return name_of(type(obj)).removeprefix("builtins.")
+    return name_of(type(obj))
 
 
 def _is_unchanged(reference: Reference, candidate: Candidate) -> bool:

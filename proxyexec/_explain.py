@@ -130,7 +130,7 @@ def _state_of(future: Future[Any]) -> tuple[str, str]:
 
 
 def _name(obj: Any) -> str:
-    return name_of(type(obj)).removeprefix("builtins.")
+    return name_of(type(obj))
 
 
 def _what(moved: Moved) -> str:

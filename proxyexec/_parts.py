@@ -220,7 +220,7 @@ class TakenParts(Parts):
     def _note(self, candidate: Candidate, kept: Kept, seconds: float) -> None:
         self.sent.append(
             Sent(
-                name_of(type(candidate.obj)).removeprefix("builtins."),
+                name_of(type(candidate.obj)),
                 kept.reference.size,
                 "found" if kept.found else "store",
                 True,

@@ -136,14 +136,10 @@ def _tune(options: argparse.Namespace) -> int:
         from proxyexec._tune_writing import check_name  # noqa: PLC0415 - "--help" needs none of it
 
         check_name(options.write)  # before much is measured
-    try:
-        with _status_line() as show:
-            result, urls = _result(options, show)
-            if options.verify:
-                result = _verified(options, result, urls, show)
-    except KeyboardInterrupt:
-        print("proxyexec: interrupted", file=sys.stderr)  # noqa: T201
-        return 130
+    with _status_line() as show:
+        result, urls = _result(options, show)
+        if options.verify:
+            result = _verified(options, result, urls, show)
     with contextlib.ExitStack() as last:
         # What took long to find out is told, whatever files cannot be written.
         last.callback(_print, options, result)

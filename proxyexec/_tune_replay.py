@@ -37,7 +37,7 @@ __all__ = ["Outcome", "WorldPrices", "replay"]
 _SPANS_AT_MOST = 6000
 
 # Types of callables that travel in full, whatever they carry.
-_CALLABLES = frozenset(name_of(kind).removeprefix("builtins.") for kind in FUNCTIONS)
+_CALLABLES = frozenset(map(name_of, FUNCTIONS))
 
 # How many cores it keeps busy to send something: who sends and who receives take turns, in part.
 _SENDING = 1.6
@@ -309,7 +309,8 @@ class _World:
         self, number: int, parts: list[_Part], then: Callable[[], None], lane: _Lane | None = None
     ) -> None:
         """Have somebody do one thing after the other for a task, once its lane is free."""
-        # One at least, as what follows on nothing is done at once, by who asks for it.
+        # What takes nothing is passed over, but for the last one if all do: what follows on none at
+        # all is done at once by who asks for it, and long runs would go deeper and deeper.
         parts = [one for one in parts if one.seconds > 0] or parts[-1:]
         if lane is None:
             self._go_through(number, iter(parts), then)

@@ -334,7 +334,7 @@ def dismissal_of(policy: ShouldProxy, obj: Any, size: int) -> str:
         return dismissal_of(decides, obj, size)
     if isinstance(policy, _Any):
         return " and ".join(dismissal_of(one, obj, size) for one in (policy.first, policy.second))
-    kind = name_of(type(obj)).removeprefix("builtins.")
+    kind = name_of(type(obj))
     return _reason(policy, kind, size, wanted=False)
 
 
